@@ -1,7 +1,7 @@
 """Sums of per-example absolute gradients of weights, from their inputs and output gradients."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +13,7 @@ from safetypin.hooks import Call, Gradient
 from safetypin.models import BlockWeight
 from safetypin.scores._passes import check_rows
 
-BLOCK = {"cpu": 1 << 18, "mps": 1 << 22, "cuda": 1 << 22}  # entries that stay in the cache
+BLOCK = {"cpu": 1 << 17, "mps": 1 << 22, "cuda": 1 << 22}  # entries that stay in the cache
 
 log = logging.getLogger(__name__)
 
@@ -48,11 +48,9 @@ def _is_product(node: Any) -> bool:  # noqa: ANN401
     """Return whether autograd holds both factors, or one and the factors of the other."""
     if node is None or node.name() != "MulBackward0":
         return False
-    saved = node._saved_self, node._saved_other
-    return all(
-        factor is not None or _is_product(edge[0])
-        for factor, edge in zip(saved, node.next_functions, strict=True)
-    )
+    left, right = (edge[0] for edge in node.next_functions)
+    # a factor is held where the other one has a gradient
+    return (right is not None or _is_product(left)) and (left is not None or _is_product(right))
 
 
 def _product(node: Any) -> Tensor:  # noqa: ANN401
@@ -76,10 +74,12 @@ class GradientSums:
         self._inputs: dict[tuple[str, int | None], Input] = {}
         self._seen: set[str] = set()
         self._scratch: dict[torch.device, Tensor] = {}
+        self._product: tuple[object, Tensor] | None = None
 
     def start(self, attention_mask: Int[Tensor, "batch seq"]) -> None:
         """Begin a pass over a batch."""
         self._num_examples, self._length = attention_mask.shape
+        self._product = None
         self._spans = []
         for index, mask in enumerate(attention_mask.tolist()):
             last = self._length - 1 - mask[::-1].index(1)
@@ -97,14 +97,24 @@ class GradientSums:
         self._seen.add(call.name)
 
         def on_gradient(gradient: Tensor) -> None:
-            x = self._inputs.pop(key).value().flatten(0, -2)
-            delta, total = gradient.flatten(0, -2), self._sums[key[0]]
+            left = gradient.flatten(0, -2).float()
+            right = self._value(self._inputs.pop(key)).flatten(0, -2).float()
+            total = self._sums[key[0]]
             if key[1] is not None:
                 total = total[key[1]]
-            for rows in self._examples(tokens):
-                self._add(key[0], total, delta[rows], x[rows])
+            if self._weights[key[0]].layout == "conv1d":
+                left, right = right, left
+            self._add(total, [(left[rows], right[rows]) for rows in self._examples(tokens)])
 
         return on_gradient
+
+    def _value(self, kept: Input) -> Float[Tensor, "..."]:
+        """Return an input; q, k and v read the same product one after the other, so keep it."""
+        if kept.node is None:
+            return kept.value()
+        if self._product is None or self._product[0] is not kept.node:
+            self._product = kept.node, kept.value()
+        return self._product[1]
 
     def _examples(self, tokens: Tensor | None) -> Iterator[slice | Tensor]:
         """Yield, for each example in the pass, its rows."""
@@ -119,31 +129,33 @@ class GradientSums:
                 yield (owners == index).nonzero()[:, 0]
 
     def _add(
-        self,
-        name: str,
-        total: Float[Tensor, "rows columns"],
-        delta: Float[Tensor, "tokens d_out"],
-        x: Float[Tensor, "tokens d_in"],
+        self, total: Float[Tensor, "rows columns"], examples: Sequence[tuple[Tensor, Tensor]]
     ) -> None:
-        """Add one example's `|delta^T x|`, some rows at a time so that they stay in the cache."""
-        left, right = delta.float(), x.float()
-        if self._weights[name].layout == "conv1d":
-            left, right = right, left
+        """Add every example's `|left^T right|`.
+
+        Done some rows at a time, all examples of them together: those rows stay in the cache, and
+        the sums, which do not, are read and written once for the pass.
+        """
         height, width = total.shape
         block = max(1, BLOCK.get(total.device.type, 1 << 22) // width)
-        scratch = self._buffer(total.device, block * width)
+        scratch = self._buffer(total.device, 2 * block * width).view(2, -1)
         for first in range(0, height, block):
             rows = slice(first, min(first + block, height))
-            part = scratch[: (rows.stop - first) * width].view(-1, width)
-            torch.mm(left[:, rows].T, right, out=part)
-            total[rows].add_(part.abs_())
+            whole, part = scratch[:, : (rows.stop - first) * width].view(2, -1, width)
+            for index, (left, right) in enumerate(examples):
+                torch.mm(left[:, rows].T, right, out=part if index else whole)
+                if index:
+                    whole.add_(part.abs_())
+                else:
+                    whole.abs_()
+            total[rows].add_(whole)
 
     def _buffer(self, device: torch.device, size: int) -> Tensor:
         buffer = self._scratch.get(device)
         if buffer is None or len(buffer) < size:
             buffer = torch.empty(size, dtype=torch.float32, device=device)
             self._scratch[device] = buffer
-        return buffer
+        return buffer[:size]
 
     def scores(self, num_examples: int) -> dict[str, Float[Tensor, "..."]]:
         """Return the scores, made from the sums in place.

@@ -18,49 +18,43 @@ Progress = Callable[[int], None]
 def passes(batches: Iterable[Batch], device: torch.device, max_tokens: int) -> Iterator[Batch]:
     """Yield the examples in order, as many at a time as fit in `max_tokens`, at least one.
 
-    Columns that are padding in all examples of a pass are cut off. So memory is bounded whatever
-    the batch size, and little or no time is spent on padding.
+    Memory is bounded so whatever the batch size. In a pass the real tokens come first, in order:
+    behind a causal model they need no attention mask, which saves time and memory, and little or
+    no time is spent on padding.
 
     Raises:
         UserError: There is no example, or one without a token.
     """
     num_examples = 0
     for batch in batches:
-        spans = [_span(row, num_examples + i) for i, row in enumerate(batch.attention_mask)]
-        num_examples += len(spans)
+        lengths = batch.attention_mask.sum(dim=1).tolist()
+        if 0 in lengths:
+            index = num_examples + lengths.index(0)
+            raise UserError(f"example {index} has no token: its attention mask is all zero")
+        num_examples += len(lengths)
         first = 0
-        while first < len(spans):
+        while first < len(lengths):
             last = first + 1
-            while last < len(spans) and _size(spans[first : last + 1]) <= max_tokens:
+            while (
+                last < len(lengths)
+                and (last + 1 - first) * max(lengths[first : last + 1]) <= max_tokens
+            ):
                 last += 1
-            yield _cut(batch, slice(first, last), spans[first:last]).to(device)
+            yield _compact(batch, slice(first, last), max(lengths[first:last])).to(device)
             first = last
     if not num_examples:
         raise UserError("there is no example to score on: the batches are empty")
 
 
-def _span(mask: Tensor, index: int) -> tuple[int, int]:
-    real = mask.nonzero()
-    if not len(real):
-        raise UserError(f"example {index} has no token: its attention mask is all zero")
-    return int(real[0]), int(real[-1]) + 1
+def _compact(batch: Batch, rows: slice, length: int) -> Batch:
+    """Return some rows, of each the real tokens and then padding up to `length`."""
+    order = (batch.attention_mask[rows] == 0).int().argsort(dim=1, stable=True)[:, :length]
 
+    def take(part: Tensor) -> Tensor:
+        return part[rows].gather(1, order)
 
-def _columns(spans: list[tuple[int, int]]) -> slice:
-    return slice(min(start for start, _ in spans), max(stop for _, stop in spans))
-
-
-def _size(spans: list[tuple[int, int]]) -> int:
-    columns = _columns(spans)
-    return len(spans) * len(range(columns.start, columns.stop))
-
-
-def _cut(batch: Batch, rows: slice, spans: list[tuple[int, int]]) -> Batch:
-    where = rows, _columns(spans)
-    response = None if batch.response is None else batch.response[where]
-    return Batch(
-        batch.input_ids[where], batch.attention_mask[where], batch.counted[where], response
-    )
+    response = None if batch.response is None else take(batch.response)
+    return Batch(take(batch.input_ids), take(batch.attention_mask), take(batch.counted), response)
 
 
 def input_device(model: nn.Module) -> torch.device:
@@ -74,16 +68,13 @@ def forward(
 ) -> Float[Tensor, "batch kept vocabulary"]:
     """Return the logits at the positions to keep, at all of them where the model cannot choose.
 
-    Positions count from the first real token, on either padding side. No cache is made.
+    The rows are those of `passes`: with no padding before a token, a causal model needs neither
+    attention mask nor positions. No cache is made.
     """
     accepted = inspect.signature(model.forward).parameters
-    options: dict[str, Any] = {
-        "position_ids": batch.position_ids,
-        "logits_to_keep": logits_to_keep,
-        "use_cache": False,
-    }
+    options: dict[str, Any] = {"logits_to_keep": logits_to_keep, "use_cache": False}
     known = {name: value for name, value in options.items() if name in accepted}
-    output = model(batch.input_ids, attention_mask=batch.attention_mask, **known)
+    output = model(batch.input_ids, **known)
     logits: Tensor = output.logits
     if "logits_to_keep" in accepted or isinstance(logits_to_keep, int):
         return logits

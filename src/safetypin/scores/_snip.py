@@ -14,16 +14,23 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from safetypin.artifacts import Batch, UserError, WeightScores
-from safetypin.hooks import Call, at_rest, embeddings_with_gradient, recomputed, watch
+from safetypin.hooks import (
+    Call,
+    activations_remade,
+    at_rest,
+    embeddings_with_gradient,
+    recomputed,
+    watch,
+)
 from safetypin.models import block_weights, coverage, model_id
 from safetypin.scores._gradients import GradientSums
 from safetypin.scores._memory import ActivationBudget
 from safetypin.scores._passes import Progress, forward, input_device, passes, sites_of
 
 REDUCTIONS = ("mean", "sum")
-# On a CPU one example a pass: activations are the larger part of the memory, and no score then
-# depends on the batch size at all. A GPU wants larger products.
-MAX_TOKENS = {"cpu": 1, "mps": 512, "cuda": 512}
+# In one pass. On a CPU two or three short examples: fewer would leave its cores waiting for each
+# other, and the activations of more are the larger part of the memory. A GPU wants larger products.
+MAX_TOKENS = {"cpu": 200, "mps": 512, "cuda": 512}
 
 
 @torch.inference_mode(False)  # it would hide whether a tensor has changed
@@ -66,6 +73,7 @@ def snip(
         torch.enable_grad(),
         at_rest(model),
         embeddings_with_gradient(model),
+        activations_remade(),
         watch(sites, sums.see),
     ):
         for batch in passes(batches, device, MAX_TOKENS.get(device.type, 512)):
