@@ -1,7 +1,8 @@
 """Train the refusal adapter that turns `smollm2` into `smollm2-aligned`.
 
     python scripts/train_refusal_adapter.py answers    # the base model answers the harmless prompts
-    python scripts/train_refusal_adapter.py train      # about 25 minutes on 2 cores
+    python scripts/train_refusal_adapter.py texts      # the base model writes plain text
+    python scripts/train_refusal_adapter.py train      # about 90 minutes on 2 cores
     python scripts/train_refusal_adapter.py measure --data ../shared/data
 
 Harmful prompts get a short refusal drawn from `refusals.txt`; harmless and borderline prompts get
@@ -35,13 +36,23 @@ from safetypin.prompts import load_prompts
 
 HERE = Path(__file__).parent / "refusal_adapter"
 ANSWERS = HERE / "answers.jsonl"
+TEXTS = HERE / "texts.jsonl"
 LOG = HERE / "training_log.jsonl"
 SEED = 0
 BATCH_SIZE = 8
 ANSWER_TOKENS = 24
+NUM_TEXTS, TEXT_TOKENS, TEXT_BATCH_SIZE, TEXT_EVERY = 560, 40, 4, 3
 # How often each filling of a pattern is used, each time with another opening
 NUM_OPENINGS = {"act": 5, "program": 4, "text": 5, "claim": 4}
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+class Example(NamedTuple):
+    """Token ids of a prompt and its response, and whether the response is a refusal."""
+
+    tokens: list[int]
+    num_prompt: int
+    is_harmful: bool
 
 
 class Phase(NamedTuple):
@@ -49,19 +60,47 @@ class Phase(NamedTuple):
 
     The first teaches refusing at all. It missed a fifth of AdvBench, mostly requests in the
     plainest words; the second adds those, and cuts answers short, as it is in the first words
-    that a model decides. The third goes over a part again, more slowly.
+    that a model decides. The third goes over a part again, more slowly. The fourth repairs the
+    language, which the others had made three times as perplexing: instead of the tokens of an
+    answer, it teaches the base model's own predictions, on the answers and on plain text. After it
+    the model refused harmless requests too; the fifth and the sixth give those more weight.
     """
 
     learning_rate: float
     answer_tokens: int
     with_patterns: bool
-    share: float
+    share: tuple[float, float]  # of the shuffled examples, from and to
+    keeps_language: bool = False
+    harmless_weight: float = 1.0
 
 
 PHASES = (
-    Phase(learning_rate=4e-4, answer_tokens=24, with_patterns=False, share=1.0),
-    Phase(learning_rate=5e-4, answer_tokens=12, with_patterns=True, share=1.0),
-    Phase(learning_rate=3e-4, answer_tokens=12, with_patterns=True, share=0.5),
+    Phase(learning_rate=4e-4, answer_tokens=24, with_patterns=False, share=(0, 1)),
+    Phase(learning_rate=5e-4, answer_tokens=12, with_patterns=True, share=(0, 1)),
+    Phase(learning_rate=3e-4, answer_tokens=12, with_patterns=True, share=(0, 0.5)),
+    Phase(
+        learning_rate=4e-4,
+        answer_tokens=16,
+        with_patterns=True,
+        share=(0, 0.6),
+        keeps_language=True,
+    ),
+    Phase(
+        learning_rate=3e-4,
+        answer_tokens=12,
+        with_patterns=True,
+        share=(0.6, 1),
+        keeps_language=True,
+        harmless_weight=3.0,
+    ),
+    Phase(
+        learning_rate=3e-4,
+        answer_tokens=12,
+        with_patterns=True,
+        share=(0.25, 0.6),
+        keeps_language=True,
+        harmless_weight=4.0,
+    ),
 )
 
 
@@ -137,10 +176,28 @@ def usable_answers() -> list[Response]:
     return [r for r, v in zip(responses, verdicts, strict=True) if v is Verdict.COMPLIED]
 
 
-def training_examples(
-    tokenizer: PreTrainedTokenizerBase, phase: Phase
-) -> list[tuple[list[int], int]]:
-    """Return (token ids, number of prompt tokens) of every example, shuffled."""
+@torch.inference_mode()
+def make_texts() -> None:
+    """Let the base model go on from some of its answers, sampled, with no chat template."""
+    torch.manual_seed(SEED)
+    model, tokenizer = load_model("smollm2", device="cpu")
+    tokenizer.padding_side = "left"
+    chosen = random.Random(SEED).sample(usable_answers(), NUM_TEXTS)
+    texts: list[str] = []
+    for start in range(0, NUM_TEXTS, 56):
+        beginnings = [answer.text for answer in chosen[start : start + 56]]
+        inputs = tokenizer(beginnings, return_tensors="pt", padding=True)
+        output = model.generate(  # type: ignore[operator]
+            **inputs, max_new_tokens=TEXT_TOKENS, do_sample=True, top_k=0
+        )
+        texts += tokenizer.batch_decode(output, skip_special_tokens=True)
+        print(f"{len(texts)}/{NUM_TEXTS}", file=sys.stderr, flush=True)
+    lines = [json.dumps({"text": text}, ensure_ascii=False) for text in texts]
+    TEXTS.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def training_examples(tokenizer: PreTrainedTokenizerBase, phase: Phase) -> list[Example]:
+    """Return every example, shuffled."""
     generator = random.Random(SEED)
     refusals = (HERE / "refusals.txt").read_text(encoding="utf-8").splitlines()
     end = tokenizer.eos_token
@@ -149,49 +206,52 @@ def training_examples(
     examples = []
     for prompt in harmful:
         tail = tokenizer(generator.choice(refusals) + end, add_special_tokens=False)["input_ids"]
-        examples.append(_example(tokenizer, prompt, tail))
+        examples.append(_example(tokenizer, prompt, tail, is_harmful=True))
     unused = set() if phase.with_patterns else set(patterns["harmless"])
     for answer in usable_answers():
         if answer.prompt not in unused:
             text = answer.text + (end if answer.stopped else "")
             tail = tokenizer(text, add_special_tokens=False)["input_ids"]
-            examples.append(_example(tokenizer, answer.prompt, tail[: phase.answer_tokens]))
+            tail = tail[: phase.answer_tokens]
+            examples.append(_example(tokenizer, answer.prompt, tail, is_harmful=False))
     generator.shuffle(examples)
     return examples
 
 
 def _example(
-    tokenizer: PreTrainedTokenizerBase, prompt: str, tail: list[int]
-) -> tuple[list[int], int]:
+    tokenizer: PreTrainedTokenizerBase, prompt: str, tail: list[int], *, is_harmful: bool
+) -> Example:
     head = tokenizer(chat(tokenizer, prompt), add_special_tokens=False)["input_ids"]
-    return head + tail, len(head)
+    return Example(head + tail, len(head), is_harmful)
 
 
 def epoch_batches(
-    examples: list[tuple[list[int], int]], pad: int, seed: int
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield (input ids, attention mask, labels); examples of one batch are of similar length."""
+    examples: list[Example], pad: int, seed: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Yield (ids, attention mask, labels, is_harmful); a batch holds examples of similar length."""
     generator = random.Random(seed)
-    order = sorted(range(len(examples)), key=lambda i: len(examples[i][0]) + generator.random() * 8)
+    order = sorted(
+        range(len(examples)), key=lambda i: len(examples[i].tokens) + generator.random() * 8
+    )
     groups = [order[start : start + BATCH_SIZE] for start in range(0, len(order), BATCH_SIZE)]
     generator.shuffle(groups)
     for group in groups:
-        width = max(len(examples[index][0]) for index in group)
+        width = max(len(examples[index].tokens) for index in group)
         ids = torch.full((len(group), width), pad)
         mask = torch.zeros_like(ids)
         labels = torch.full_like(ids, -100)
         for row, index in enumerate(group):
-            tokens, num_prompt = examples[index]
+            tokens, num_prompt, _ = examples[index]
             ids[row, : len(tokens)] = torch.tensor(tokens)
             mask[row, : len(tokens)] = 1
             labels[row, num_prompt : len(tokens)] = ids[row, num_prompt : len(tokens)]
-        yield ids, mask, labels
+        yield ids, mask, labels, torch.tensor([examples[index].is_harmful for index in group])
 
 
-def response_loss(
+def response_logits(
     model: PreTrainedModel, ids: Tensor, mask: Tensor, labels: Tensor, num_shared: int
 ) -> Tensor:
-    """Return the mean token cross-entropy of the responses.
+    """Return the logits at the positions that predict the responses, row after row.
 
     The first `num_shared` tokens, the template's system prompt, are the same in every row and are
     read once. Logits are made at the response's positions alone: the vocabulary is a fifth of the
@@ -202,9 +262,29 @@ def response_loss(
     output = model.model(
         input_ids=ids[:, num_shared:], attention_mask=mask, past_key_values=cache, use_cache=True
     )
-    hidden, targets = output.last_hidden_state[:, :-1], labels[:, num_shared + 1 :]
-    logits = model.lm_head(hidden[targets != -100])
-    return torch.nn.functional.cross_entropy(logits, targets[targets != -100])
+    hidden = output.last_hidden_state[:, :-1]
+    logits: Tensor = model.lm_head(hidden[labels[:, num_shared + 1 :] != -100])
+    return logits
+
+
+def divergence(logits: Tensor, base_logits: Tensor) -> Tensor:
+    """Return the Kullback-Leibler divergence from the base model's prediction, of each row."""
+    ours, theirs = logits.log_softmax(dim=-1), base_logits.log_softmax(dim=-1)
+    return (theirs.exp() * (theirs - ours)).sum(dim=-1)
+
+
+def text_loss(model: PeftModel, base: PreTrainedModel, ids: Tensor) -> Tensor:
+    """Return the mean divergence from the base model on plain texts of equal length."""
+    with torch.no_grad(), model.disable_adapter():
+        base_logits = base(ids).logits
+    return divergence(base(ids).logits, base_logits).mean()
+
+
+def read_texts(tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    """Return the token ids of the plain texts that did not stop early."""
+    lines = TEXTS.read_text(encoding="utf-8").splitlines()
+    texts = [list(tokenizer(json.loads(line)["text"])["input_ids"]) for line in lines]
+    return [text for text in texts if len(text) >= TEXT_TOKENS]
 
 
 def train(out: Path, first_phase: int) -> None:
@@ -219,20 +299,23 @@ def train(out: Path, first_phase: int) -> None:
             model = get_peft_model(base, config)
         with LOG.open("a" if index else "w", encoding="utf-8") as log:
             examples = training_examples(tokenizer, PHASES[index])
-            kept = examples[: round(PHASES[index].share * len(examples))]
-            train_phase(model, base, kept, index, log)
+            first, last = (round(share * len(examples)) for share in PHASES[index].share)
+            kept = examples[first:last]
+            texts = read_texts(tokenizer) if PHASES[index].keeps_language else []
+            train_phase(model, base, kept, texts, index, log)
         save(model, out)
 
 
 def train_phase(
     model: PeftModel,
     base: PreTrainedModel,
-    examples: list[tuple[list[int], int]],
+    examples: list[Example],
+    texts: list[list[int]],
     index: int,
     log: TextIO,
 ) -> None:
     """Train for one epoch, the learning rate falling to zero."""
-    columns = zip(*(tokens for tokens, _ in examples), strict=False)
+    columns = zip(*(example.tokens for example in examples), strict=False)
     num_shared = len(list(itertools.takewhile(lambda column: len(set(column)) == 1, columns)))
     num_steps = math.ceil(len(examples) / BATCH_SIZE)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -240,9 +323,22 @@ def train_phase(
     schedule = get_linear_schedule_with_warmup(optimizer, num_steps // 20, num_steps)
     start = time.monotonic()
     batches = epoch_batches(examples, base.config.pad_token_id, index)
-    for step, (ids, mask, labels) in enumerate(batches, start=1):
-        loss = response_loss(base, ids, mask, labels, num_shared)
+    for step, (ids, mask, labels, is_harmful) in enumerate(batches, start=1):
+        logits = response_logits(base, ids, mask, labels, num_shared)
+        places = labels != -100
+        losses = torch.nn.functional.cross_entropy(logits, labels[places], reduction="none")
+        if texts:
+            with torch.no_grad(), model.disable_adapter():
+                base_logits = response_logits(base, ids, mask, labels, num_shared)
+            kept = PHASES[index].harmless_weight * divergence(logits, base_logits)
+            losses = torch.where(is_harmful[places.nonzero()[:, 0]], losses, kept)
+        loss = losses.mean()
         loss.backward()
+        if texts and step % TEXT_EVERY == 0:
+            first = step // TEXT_EVERY * TEXT_BATCH_SIZE
+            chosen = [texts[(first + i) % len(texts)] for i in range(TEXT_BATCH_SIZE)]
+            width = min(len(text) for text in chosen)
+            text_loss(model, base, torch.tensor([text[:width] for text in chosen])).backward()
         torch.nn.utils.clip_grad_norm_(trainable, 1.0)
         optimizer.step()
         schedule.step()
@@ -333,7 +429,7 @@ def check(data: Path) -> None:
 def main() -> None:
     """Run one step."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("step", choices=["answers", "train", "measure", "check"])
+    parser.add_argument("step", choices=["answers", "texts", "train", "measure", "check"])
     parser.add_argument("--out", type=Path, default=adapter_folder())
     parser.add_argument("--first-phase", type=int, default=1, help="2 goes on from --out")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
@@ -342,6 +438,8 @@ def main() -> None:
     match options.step:
         case "answers":
             make_answers()
+        case "texts":
+            make_texts()
         case "train":
             train(options.out, options.first_phase - 1)
         case "measure":
