@@ -27,8 +27,8 @@ install: $(VENV)/.installed ## Make .venv with all that is needed, and the embed
 demo: install ## Audit the embedded model (under five minutes after the installs)
 	$(BIN)/safetypin audit smollm2-aligned --preset quick --out runs/demo
 
-test: install ## Run the whole test suite
-	$(BIN)/python -m pytest
+test: install ## Run the whole test suite (on one thread: tiny models are slower on two)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 lint: install ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check

@@ -2,8 +2,9 @@
 
 Claim: the default judge reaches precision 0.95 and recall 0.80 on the 169 human-labelled answers of
 PyRIT, calls no worked sum of GSM8K a refusal or degenerate, and judges over 2,000 answers a second
-on one core. Run: `python benchmarks/judges.py [--data ../shared/data]`; what is absent is named and
-left out.
+on one core. The figures by length of answer, as the audit prints them, are those of the code; where
+one differs the program ends with status 1. Run: `python benchmarks/judges.py [--data
+../shared/data]`; what is absent is named and left out.
 """
 
 import argparse
@@ -15,10 +16,15 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from transformers import AutoTokenizer
+
 from safetypin.artifacts import Rate, Response, Verdict
-from safetypin.evaluate.judges import JUDGES, agreement, judge_with_reasons
+from safetypin.evaluate.judges import JUDGES, agreement, judge, judge_with_reasons, measured
+from safetypin.evaluate.judges._measured import LENGTHS
+from safetypin.models._embedded import base_folder
 
 Labelled = list[tuple[Response, bool]]
+HELD_OUT = Path(__file__).parents[1] / "tests" / "data" / "judge_held_out.jsonl"
 GOLD_FILES = ("refusal_scorer/refusal.csv", "refusal_scorer/refusal_extra.csv")
 
 
@@ -45,6 +51,46 @@ def _rows(path: Path) -> list[dict[str, str]]:
     text = path.read_text(encoding="utf-8-sig")
     # Comment lines stand before the header.
     return list(csv.DictReader(text[text.index("objective,") :].splitlines(keepends=True)))
+
+
+def held_out() -> Labelled:
+    """Return short answers in the manner of several models, written for this project.
+
+    Those of the second set were judged once, after the rules were done.
+    """
+    lines = HELD_OUT.read_text(encoding="utf-8").splitlines()
+    rows = [row for row in map(json.loads, lines) if row["set"] == 2]
+    return [(Response(prompt=r["prompt"], text=r["response"]), r["refused"]) for r in rows]
+
+
+def cut(labelled: Labelled, num_tokens: int) -> Labelled:
+    """Return the answers cut to their first tokens of the embedded model."""
+    tokenizer = AutoTokenizer.from_pretrained(base_folder())
+    rows = []
+    for response, refused in labelled:
+        ids = tokenizer.encode(response.text, add_special_tokens=False)[:num_tokens]
+        text = str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+        rows.append((Response(prompt=response.prompt, text=text), refused))
+    return rows
+
+
+def by_length(gold: Labelled) -> bool:
+    """Print the figures of the unread half by length; tell whether all are those of the code."""
+    agree = True
+    for num_tokens in LENGTHS:
+        labelled = cut(gold[1::2], num_tokens)
+        for name, chosen in JUDGES.items():
+            known = measured(name, max_new_tokens=num_tokens)
+            if chosen.argument is None and known is not None:
+                verdicts = judge([response for response, _ in labelled], name)
+                found = agreement(verdicts, [refused for _, refused in labelled], known.source)
+                agree &= found == known
+                mark = "" if found == known else f"; THE CODE SAYS {known}"
+                print(
+                    f"{name:8} unread half, {num_tokens:3} tokens: precision "
+                    f"{_shown(found.precision)}  recall {_shown(found.recall)}{mark}"
+                )
+    return agree
 
 
 def align_short(folder: Path) -> Labelled | None:
@@ -96,6 +142,7 @@ def sources(folder: Path) -> dict[str, Labelled]:
         "refusal-gold": gold,
         "refusal-gold, even": gold and gold[0::2],
         "refusal-gold, odd": gold and gold[1::2],
+        "held-out, by us": held_out(),
         "align-short": align_short(folder),
         "gsm8k": gsm8k(folder),
     }
@@ -115,6 +162,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for source, labelled in at_hand.items():
                 report(name, source, labelled)
     _reasons(at_hand)
+    gold = at_hand.get("refusal-gold")
+    if gold and not by_length(gold):
+        raise SystemExit("the figures in _measured.py are not those of today's rules")
 
 
 def _reasons(at_hand: dict[str, Labelled]) -> None:

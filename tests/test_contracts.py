@@ -6,7 +6,8 @@ import torch
 from conftest import build, examples, make_batches
 from safetypin.artifacts import UserError
 from safetypin.models import block_weights, coverage, model_id
-from safetypin.scores import SCORERS
+from safetypin.scores import SCORERS, _snip, _wanda
+from safetypin.select import top_fraction
 
 FAMILIES = ("llama", "gpt2", "mixtral")
 each_scorer = pytest.mark.parametrize("scorer", SCORERS.values(), ids=SCORERS.keys())
@@ -155,9 +156,12 @@ def test_an_interrupted_pass_leaves_the_model_exactly_as_it_was(name, family):
 
 @pytest.mark.parametrize("name", ["snip", "wanda"])
 @each_family
-def test_scores_do_not_depend_on_batch_size_padding_or_order(name, family):
+def test_scores_do_not_depend_on_batch_size_padding_or_order(name, family, monkeypatch):
     model, rows = build(family), examples(5)
+    limit = {"snip": _snip, "wanda": _wanda}[name].MAX_TOKENS
+    monkeypatch.setitem(limit, "cpu", 1)  # every example by itself
     expected = SCORERS[name](model, make_batches(rows, batch_size=1)).tensors
+    monkeypatch.setitem(limit, "cpu", 10_000)  # a batch is one pass, as on a GPU
     for batch_size, side, order in (
         (1, "left", (4, 3, 2, 1, 0)),
         (2, "left", (2, 0, 4, 1, 3)),
@@ -167,8 +171,8 @@ def test_scores_do_not_depend_on_batch_size_padding_or_order(name, family):
     ):
         batches = make_batches([rows[i] for i in order], batch_size, side)
         for key, tensor in SCORERS[name](model, batches).tensors.items():
-            # Wanda runs several examples in one pass, whose products round a little differently
-            atol = 0 if name == "snip" else 1e-6 * float(expected[key].max())
+            # products of several examples in one pass round a little differently
+            atol = 1e-6 * float(expected[key].max())
             torch.testing.assert_close(tensor, expected[key], rtol=1e-5, atol=atol)
 
 
@@ -234,3 +238,13 @@ def test_experts_without_a_token_have_score_zero_and_are_reported(name, caplog):
     )
     assert idle > 0
     assert f"{idle} expert matrices received no" in caplog.text
+
+
+@each_scorer
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_row_is_what_goes_into_one_output_however_it_is_stored(scorer, family):
+    model = build(family)
+    mask = top_fraction(scorer(model, make_batches(examples())), 0.25, group="row")
+    for name, weight in block_weights(model).items():
+        inputs = 0 if weight.layout == "conv1d" else 1
+        assert set(mask.tensors[name].sum(dim=inputs).tolist()) == {round(0.25 * weight.d_in)}

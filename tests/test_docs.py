@@ -228,7 +228,7 @@ def test_a_fixed_number_is_that_of_the_code(row):
 
 
 def test_the_exit_codes_are_those_of_the_code():
-    codes = {0, _audit.BRITTLE, _app.BAD_INPUT, _audit.UNDECIDED, _app.INTERRUPTED}
+    codes = {0, _audit.BRITTLE, _app.BAD_INPUT, _audit.UNDECIDED, _app.FAULT, _app.INTERRUPTED}
     assert [int(row[0]) for row in table(ARTIFACTS, "## Exit codes")] == sorted(codes)
 
 

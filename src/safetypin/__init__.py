@@ -19,23 +19,42 @@ from safetypin.artifacts import (
 )
 from safetypin.audit import audit
 from safetypin.evaluate import attack_success_rate, generate, judge, perplexity
-from safetypin.intervene import pruned
+from safetypin.intervene import (
+    PROTECTIONS,
+    Freeze,
+    Full,
+    Lora,
+    MaskedLora,
+    Rewind,
+    Training,
+    finetune,
+    pruned,
+    save_tuned,
+)
 from safetypin.models import load_model
 from safetypin.prompts import batches
 from safetypin.scores import SCORERS, magnitude, random_scores, snip, wanda
 from safetypin.select import matched_random, overlap, top_fraction
+from safetypin.track import drift, score_dynamics
 
 __version__ = version("safetypin")
 
 __all__ = [
+    "PROTECTIONS",
     "SCORERS",
     "ArtifactMismatchError",
     "Batch",
     "DamagedArtifactError",
+    "Freeze",
+    "Full",
+    "Lora",
+    "MaskedLora",
     "Prompt",
     "PromptSet",
     "Rate",
     "Response",
+    "Rewind",
+    "Training",
     "UserError",
     "Verdict",
     "WeightMask",
@@ -43,6 +62,8 @@ __all__ = [
     "attack_success_rate",
     "audit",
     "batches",
+    "drift",
+    "finetune",
     "generate",
     "judge",
     "load",
@@ -54,6 +75,8 @@ __all__ = [
     "pruned",
     "random_scores",
     "save",
+    "save_tuned",
+    "score_dynamics",
     "snip",
     "top_fraction",
     "wanda",

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from full_disk import room_for
 from safetensors import SafetensorError
 
+from full_disk import room_for
 from safetypin.artifacts import (
     DamagedArtifactError,
     UserError,
@@ -170,6 +170,9 @@ def test_tensors_come_back_bit_for_bit_with_their_metadata(tmp_path):
         "nan": torch.tensor([float("nan"), -0.0, float("inf")]),
         "empty": torch.zeros(0, 3, dtype=torch.bool),
         "gradient": torch.ones(2, requires_grad=True),
+        "scalar": torch.tensor(2.5, dtype=torch.float64),
+        'half "quoted" Grüße': torch.randn(3).bfloat16(),
+        "numbers": torch.arange(3),
     }
     write_tensors(path, tensors, {"about": "Grüße"})
     found, metadata = read_tensors(path)
@@ -178,7 +181,8 @@ def test_tensors_come_back_bit_for_bit_with_their_metadata(tmp_path):
     for name, tensor in tensors.items():
         expected = tensor.detach().contiguous()
         assert found[name].shape == expected.shape
-        assert torch.equal(found[name].view(torch.uint8), expected.view(torch.uint8)), name
+        bits = [value.reshape(-1).view(torch.uint8) for value in (found[name], expected)]
+        assert torch.equal(*bits), name
 
 
 @pytest.mark.parametrize("keep", [0, 4, 40, -1])

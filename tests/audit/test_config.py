@@ -52,8 +52,8 @@ def another(name):
 
 def as_options(name, value):
     option = f"--{name.replace('_', '-')}"
-    if value is True:
-        return [option]
+    if isinstance(value, bool):
+        return [option if value else option.replace("--", "--no-", 1)]
     if name == "judge_options":
         return [word for pair in value for word in ("--judge-option", pair)]
     shown = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
@@ -112,8 +112,6 @@ def test_every_setting_can_stand_in_the_settings_file(configured, tmp_path, name
 def test_an_option_wins_over_the_settings_file_and_this_over_the_preset(configured, tmp_path, name):
     default = getattr(make_config("m", "quick", None, {}), name)
     value = another(name)[name]
-    if value is True:  # a switch only switches on
-        return
     path = tmp_path / "audit.toml"
     path.write_text(f"model = 'm'\npreset = 'quick'\n{name} = {as_toml(value)}\n")
     assert getattr(configured("--config", str(path)), name) == value
@@ -185,3 +183,14 @@ def test_a_single_value_in_toml_stands_for_a_list_of_one(tmp_path):
     config = make_config("smollm2", None, file, {})
     assert config.q == (0.01,)
     assert config.controls == ("random",)
+
+
+def test_what_a_settings_file_sets_can_be_taken_back_by_options(configured, tmp_path):
+    path = tmp_path / "audit.toml"
+    switches = ("plain", "keep_scores", "allow_shared_prompts")
+    lines = [f"{name} = true" for name in switches]
+    path.write_text("\n".join([*lines, 'system = "be brief"', "p = [0.02]", 'device = "cpu"']))
+    given = ["--no-plain", "--no-keep-scores", "--no-allow-shared-prompts"]
+    given += ["--system", "", "--p", "", "--device", ""]
+    found = configured("m", "--config", str(path), *given)
+    assert found == make_config("m", None, None, {})

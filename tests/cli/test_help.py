@@ -12,7 +12,7 @@ from safetypin.cli import _app, _doctor, app
 from safetypin.cli._options import names, numbers
 from safetypin.prompts import PROMPT_SOURCES
 
-COMMANDS = ("audit", "score", "select", "prune", "evaluate", "report", "doctor")
+COMMANDS = ("audit", "score", "select", "prune", "evaluate", "tune", "report", "doctor")
 
 
 def run(*words, width="200"):
@@ -128,15 +128,19 @@ def test_ctrl_c_ends_any_command_with_130(name, monkeypatch, tmp_path):
     assert "interrupted; the same command goes on where this one was" in ended.output
 
 
-def test_an_error_of_ours_is_no_bad_input(monkeypatch):
+def test_an_error_of_ours_is_neither_bad_input_nor_a_verdict(monkeypatch, capsys):
     def broken(folder):
         raise AssertionError("a mistake of safetypin")
 
     monkeypatch.setattr("safetypin.cli._stages.write_report", broken)
     monkeypatch.setattr(sys, "argv", ["safetypin", "report", "x"])
     monkeypatch.setattr("warnings.simplefilter", lambda *args: None)
-    with pytest.raises(AssertionError, match="a mistake of safetypin"):
+    with pytest.raises(SystemExit) as ended:
         _app.main()
+    assert ended.value.code == 70
+    told = capsys.readouterr().err
+    assert "AssertionError: a mistake of safetypin" in told
+    assert told.endswith("this is a fault of safetypin, not of your input\n")
 
 
 @pytest.mark.slow

@@ -3,13 +3,14 @@
 import dataclasses
 import shutil
 import sys
+import types
 
 import pytest
 
 from end_to_end import tiny
 from end_to_end.nursery import Nursery
 from safetypin.audit import audit, make_config
-from safetypin.cli import app, main
+from safetypin.cli import _app, app, main
 from safetypin.stages import EVENTS_FILE, Reporter
 
 KINDS = ("safety", "utility", "attack", "harmless", "borderline", "text")
@@ -124,7 +125,8 @@ def command(monkeypatch, capsys):
     def run(*words):
         # main() changes both for its process
         monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
-        monkeypatch.setattr("warnings.simplefilter", lambda *args: None)
+        quiet = types.SimpleNamespace(simplefilter=lambda *args: None)
+        monkeypatch.setattr(_app, "warnings", quiet)
         monkeypatch.setenv("COLUMNS", "300")
         monkeypatch.setattr(sys, "argv", ["safetypin", *map(str, words)])
         capsys.readouterr()

@@ -103,8 +103,9 @@ def set_trap(trap):
 
     def rmtree(folder, **options):
         # dies with half of the folder gone
-        if Path(folder).is_dir() and (key := f"removing {Path(folder).name}") and due(trap, key):
-            min(Path(folder).iterdir()).unlink()
+        files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+        if files and due(trap, f"removing {Path(folder).name}"):
+            files[0].unlink()
             os.kill(os.getpid(), signal.SIGKILL)
         remove(folder, **options)
 
@@ -143,7 +144,7 @@ def die(path):
 
 
 def interrupt():
-    os.kill(os.getpid(), signal.SIGINT)
+    signal.raise_signal(signal.SIGINT)  # to this thread: another might get it late
 
 
 def pause():

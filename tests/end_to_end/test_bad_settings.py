@@ -23,7 +23,7 @@ def test_a_share_given_in_percent_is_told_from_a_fraction(refused):
         ({"counted": "some"}, "counted 'some' is unknown; choose one of response"),
         ({"reduction": "max"}, "reduction"),
         ({"controls": "rndom"}, "unknown control 'rndom'; known are random, matched, top_utility"),
-        ({"dtype": "float8"}, "unknown dtype 'float8'; choose one of auto, float32"),
+        ({"dtype": "float8"}, "unknown dtype 'float8'; choose one of auto"),
         ({"device": "abacus"}, "device 'abacus' cannot be used here"),
         ({"num_attack": 0}, "num_attack"),
         ({"num_attack": "many"}, "Invalid value for '--num-attack'"),

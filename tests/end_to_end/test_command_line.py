@@ -30,7 +30,7 @@ def test_the_exact_command_is_recorded(command, place, options, copied):
     assert """--system 'it'"'"'s' --out""" in recorded
 
 
-@pytest.mark.parametrize(("limit", "code"), [("0.01", 1), ("0.001", 0)])
+@pytest.mark.parametrize(("limit", "code"), [("0.01", 1), ("0.001", 3)])
 def test_fail_if_brittle_is_the_exit_code(command, place, options, copied, limit, code):
     words = (*options(), "--out", copied, "--fail-if-brittle", limit)
     ended = command("audit", place / "model", *words)
@@ -90,9 +90,13 @@ def test_events_tell_every_stage_in_order(finished):
     assert stages[-1] == "cells/top_utility-q0.01-p0.01"
 
 
-def test_answers_in_the_terminal_are_only_numbers(command, place, options, copied):
-    ended = command("audit", place / "model", *options(), "--out", copied, "-v")
-    assert "hurt" not in ended.text
+def test_answers_in_the_terminal_are_only_numbers(command, place, options, tmp_path):
+    ended = command("audit", place / "model", *options(), "--out", tmp_path / "out", "-v")
+    assert ended.code == 0
+    assert "cells/critical-q0.01-p0.01 ..." in ended.err  # nothing was reused
+    assert "done before" not in ended.text
+    for word in ("hurt", "I'm sorry", "Sure, here"):
+        assert word not in ended.text
 
 
 @pytest.mark.slow

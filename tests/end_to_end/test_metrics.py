@@ -29,6 +29,11 @@ def test_the_planted_refusal_is_found_and_called_brittle(metrics):
     assert verdict["answer"] == "brittle"
     assert verdict["cell"] == "critical-q0.01-p0.01"
     assert verdict["asr_rise"]["value"] >= 0.5
+    random_arm, useful = verdict["controls"]
+    assert random_arm["margin"]["interval"][0] > 0
+    # the top of utility breaks this tiny model's refusals too: the verdict must say so
+    assert useful["asr_rise"]["value"] >= 0.5
+    assert "as many of the most useful weights raise it by" in verdict["sentence"]
 
 
 def test_json_has_no_nan_and_no_infinity(finished):
@@ -52,6 +57,39 @@ def test_every_rate_has_its_numerator_and_denominator(metrics):
         assert side["harmless_refused"]["num_judged"] == 4
         total = sum(side[name]["num_hits"] for name in ("refusal", "complied", "degenerate"))
         assert total == 12
+
+
+def test_every_other_number_has_its_counts(metrics):
+    for difference in [cell["asr_change"] for cell in metrics["cells"]] + [
+        arm[name] for arm in metrics["verdict"]["controls"] for name in ("asr_rise", "margin")
+    ]:
+        changed = difference["num_up"] - difference["num_down"]
+        assert difference["value"] == changed / difference["num_pairs"]
+    untouched = metrics["baseline"]["perplexity"]
+    measured = [(untouched["value"], untouched["loss"], untouched["num_tokens"])] + [
+        (cell["perplexity"], cell["perplexity_loss"], cell["perplexity_tokens"])
+        for cell in metrics["cells"]
+    ]
+    for value, loss, num_tokens in measured:
+        assert value == pytest.approx(math.exp(loss / num_tokens))
+    where = metrics["where"]
+    for shares, counts, sizes in zip(where["share"], where["counts"], where["sizes"], strict=True):
+        assert shares == [n / size for n, size in zip(counts, sizes, strict=True)]
+    (whole,) = metrics["overlap"]
+    for part in (whole, *whole["by_layer"]):
+        union = part["num_safety"] + part["num_utility"]
+        assert part["jaccard"] == part["num_both"] / (union - part["num_both"])
+        assert part["chance"] == part["chance_both"] / (union - part["chance_both"])
+        for half in part["halves"]:
+            union = half["num_first"] + half["num_second"] - half["num_both"]
+            assert half["jaccard"] == half["num_both"] / union
+
+
+def test_the_map_lists_the_matrices_in_the_order_of_the_model(metrics):
+    assert metrics["where"]["modules"] == [
+        *("q_proj", "k_proj", "v_proj", "o_proj"),
+        *("gate_proj", "up_proj", "down_proj"),
+    ]
 
 
 def test_the_baseline_refuses_and_the_critical_set_makes_it_comply(metrics):

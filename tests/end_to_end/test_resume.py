@@ -10,7 +10,8 @@ import pytest
 
 from end_to_end.comparing import read_metrics, stable
 from end_to_end.nursery import path_of
-from safetypin.audit import audit
+from safetypin.artifacts import UserError
+from safetypin.audit import _run, audit
 
 
 @pytest.fixture
@@ -171,11 +172,30 @@ def test_another_dtype_is_another_run(settings, tmp_path):
         assert not any(stage["reused"] for stage in metrics["run"]["stages"])
 
 
-def test_another_model_is_another_run(settings, copied):
-    metrics = audit(settings("unaligned"), copied)
-    assert [stage["name"] for stage in metrics["run"]["stages"]] == ["baseline"]
-    assert not metrics["run"]["stages"][0]["reused"]
-    assert not (copied / "examples.json").exists()
+def test_a_folder_of_another_model_is_refused_and_left_as_it_is(settings, copied):
+    before = {path: path.stat().st_mtime_ns for path in copied.rglob("*.j*")}
+    with pytest.raises(UserError) as error:
+        audit(settings("unaligned"), copied)
+    assert f"{copied} holds an audit of model#" in str(error.value)
+    assert "the model is unaligned#" in str(error.value)
+    assert "choose another --out, or delete the folder" in str(error.value)
+    after = {path: path.stat().st_mtime_ns for path in copied.rglob("*.j*")}
+    assert {path.name for path in before.keys() ^ after.keys()} <= {"events.jsonl"}
+    assert all(after[path] == time for path, time in before.items() if path.name != "events.jsonl")
+
+
+def test_a_report_of_other_settings_is_gone_before_the_first_stage(settings, copied, monkeypatch):
+    def killed(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_run, "run_stage", killed)
+    with pytest.raises(KeyboardInterrupt):
+        audit(settings(), copied)
+    assert (copied / "report.html").exists()
+    with pytest.raises(KeyboardInterrupt):
+        audit(settings(q=(0.02,)), copied)
+    for name in ("report.html", "metrics.json", "examples.json"):
+        assert not (copied / name).exists()
 
 
 @pytest.mark.parametrize(

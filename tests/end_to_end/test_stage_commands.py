@@ -33,6 +33,8 @@ def test_the_commands_measure_what_the_audit_measures(staged, finished, evaluate
         found = json.loads(ended.out)
         for verdict in ("refusal", "complied", "degenerate"):
             assert found["harmful"][verdict] == side[verdict]
+        assert found["asr"] == side["asr"]
+        assert found["judge"] == metrics["judge"]
         assert found["harmless"]["refusal"] == side["harmless_refused"]
         assert found["borderline"]["refusal"] == side["borderline_refused"]
     before, after = json.loads(whole.out)["perplexity"], json.loads(masked.out)["perplexity"]
@@ -132,7 +134,7 @@ def test_evaluate_can_leave_parts_out(evaluated):
     ended, out = evaluated("--text", "", "--borderline", "", "--harmless", "")
     assert ended.code == 0, ended.err
     found = json.loads(ended.out)
-    assert list(found) == ["harmful"]
+    assert list(found) == ["judge", "harmful", "asr", "why_no_asr"]
     assert json.loads((out / "summary.json").read_text()) == found
 
 

@@ -253,25 +253,34 @@ def test_one_text_is_not_answered_letter_by_letter(model, tokenizer):
     assert str(error.value) == "prompts must be a list, got one text; put it into a list"
 
 
-def small_memory(model, monkeypatch, room):
+def on_a_cpu():
+    torch.empty(1 << 60, dtype=torch.uint8)  # torch's own words: a RuntimeError
+
+
+def on_an_accelerator():
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def small_memory(model, monkeypatch, room, fail=on_a_cpu):
     """Let the model run out of memory for more than `room` prompts at once."""
     sizes, answer = [], model.generate
 
     def generate_or_fail(input_ids, **options):
         sizes.append(len(input_ids))
         if len(input_ids) > room:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            fail()
         return answer(input_ids=input_ids, **options)
 
     monkeypatch.setattr(model, "generate", generate_or_fail)
     return sizes
 
 
+@pytest.mark.parametrize("fail", [on_a_cpu, on_an_accelerator])
 def test_out_of_memory_halves_the_batch_says_so_and_changes_no_answer(
-    model, tokenizer, monkeypatch, caplog
+    model, tokenizer, monkeypatch, caplog, fail
 ):
     expected = generate(model, tokenizer, TEXTS, max_new_tokens=4)
-    sizes = small_memory(model, monkeypatch, room=2)
+    sizes = small_memory(model, monkeypatch, room=2, fail=fail)
     seen = []
     with caplog.at_level(logging.WARNING, logger="safetypin"):
         found = generate(
@@ -292,9 +301,19 @@ def test_memory_too_small_for_one_prompt_says_what_to_do(model, tokenizer, monke
     with pytest.raises(UserError) as error:
         generate(model, tokenizer, TEXTS[:2], max_new_tokens=4)
     assert str(error.value) == (
-        "the accelerator's memory does not suffice for one prompt; use --dtype bfloat16, "
+        "the memory of cpu does not suffice for one prompt; use --dtype bfloat16, "
         "a smaller model or --device cpu"
     )
+
+
+def test_an_error_that_is_not_of_memory_is_not_taken_for_one(model, tokenizer, monkeypatch):
+    def fail():
+        raise RuntimeError("shapes differ")
+
+    sizes = small_memory(model, monkeypatch, room=0, fail=fail)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        generate(model, tokenizer, TEXTS, max_new_tokens=4)
+    assert sizes == [6]
 
 
 def test_plain_prompts_need_no_chat_template(tokenizer):

@@ -51,6 +51,14 @@ DEGENERATE = [
     "auditsnourVareralslife",
 ]
 HONEST = [
+    "[[1,0,0],[0,1,0],[0,0,1]]",
+    '{"a": 1, "b": [1, 2, 3], "c": {"d": null}}',
+    r"^(?:[a-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[a-z0-9!#$%]+)*)$",
+    "(()=>{[1,2].map(x=>{f(x)})})();",
+    "(()=>{[1,2].map(x=>{f(",  # cut off
+    "def f():\n" + "".join("    " * i + f"if x{i}:\n" for i in range(1, 14)) + "    " * 14 + "y",
+    "Rindfleischetikettierungsüberwachungsaufgabenübertragungsgesetz ist ein langes Wort.",
+    "Lentokonesuihkuturbiinimoottoriapumekaanikkoaliupseerioppilas",
     "Paris.",
     "42",
     "Yes",

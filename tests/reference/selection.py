@@ -11,11 +11,12 @@ Z_95 = 1.959963984540054
 
 
 def top_of_group(tensors: Mapping[str, Tensor], fraction: float) -> dict[str, Tensor]:
-    """Rank all scores of some tensors by one stable sort; mark round(fraction * n) of them."""
+    """Rank all scores by one stable sort; mark round(fraction * n) of them, but none of 0."""
     joined = torch.cat([tensor.double().flatten() for tensor in tensors.values()])
     order = joined.argsort(descending=True, stable=True)
     members = torch.zeros(joined.numel(), dtype=torch.bool)
     members[order[: round(fraction * joined.numel())]] = True
+    members &= joined > 0
     masks, start = {}, 0
     for name, tensor in tensors.items():
         stop = start + tensor.numel()

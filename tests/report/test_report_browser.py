@@ -4,6 +4,8 @@ import shutil
 
 import pytest
 from example_metrics import example_answers, example_metrics, row, write_audit
+from example_track import example_track, write_track
+from example_tune import example_tune, write_tune
 from playwright.sync_api import sync_playwright
 
 from safetypin.report import write_report
@@ -33,17 +35,39 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def report(tmp_path_factory):
+LONG_NAME = "organisation/" + "a-very-long-model-name-" * 8
+
+
+def audit():
     metrics = example_metrics(num_layers=80)
-    metrics["model"]["name"] = "organisation/" + "a-very-long-model-name-" * 8
+    metrics["model"]["name"] = LONG_NAME
+    return metrics, write_audit
+
+
+def tune():
+    metrics = example_tune()
+    metrics["model"]["name"] = metrics["set"]["path"] = LONG_NAME
+    metrics["gates"][0] |= {"value": None, "why": "n" * 200}
+    return metrics, write_tune
+
+
+def track():
+    metrics = example_track(num_layers=80)
+    metrics["reference"]["name"] = metrics["tuned"]["path"] = metrics["set"]["path"] = LONG_NAME
+    metrics["notes"] = ["n" * 300]
+    return metrics, write_track
+
+
+@pytest.fixture(scope="module", params=[audit, tune, track], ids=lambda kind: kind.__name__)
+def report(request, tmp_path_factory):
+    metrics, write = request.param()
     metrics["run"]["command"] += " --prompts " + "x" * 300
     answers = example_answers()
     answers["rows"] += [
         row("harmful", "HARMFUL " + ATTACK, (ATTACK, "refusal"), ("y" * 900, "complied")),
         row("harmless", ATTACK, (ATTACK, "complied"), (ATTACK, "degenerate")),
     ]
-    return write_report(write_audit(tmp_path_factory.mktemp("audit"), metrics, answers))
+    return write_report(write(tmp_path_factory.mktemp("run"), metrics, answers))
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,8 @@
-import base64
 import copy
-import hashlib
 import math
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 
 import pytest
 from example_metrics import (
@@ -17,44 +14,10 @@ from example_metrics import (
     row,
     write_audit,
 )
+from reading import Page, check_promises
 
 from safetypin.artifacts import UserError
 from safetypin.report import write_report
-
-VOID = {"meta", "link", "br", "path", "circle", "use", "rect", "image"}
-
-
-class Page(HTMLParser):
-    """Collects text, tags and ids, and fails on tags that do not nest."""
-
-    def __init__(self, html):
-        super().__init__()
-        self.html, self.text, self.tags, self.ids, self.open = html, "", [], [], []
-        self.feed(html)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        self.ids += [value for key, value in attrs if key == "id"]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        self.ids += [value for key, value in attrs if key == "id"]
-
-    def handle_endtag(self, tag):
-        if tag not in VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] not in ("style", "script"):
-            self.text = f"{self.text} {data}"
-
-    @property
-    def words(self):
-        return " ".join(self.text.split())
 
 
 def page(folder, metrics=None, answers=None):
@@ -104,28 +67,8 @@ def test_a_destroyed_cell_has_no_attack_success_rate(tmp_path):
     assert "3/48" not in line.group()
 
 
-def test_the_page_loads_nothing_and_says_so_to_the_browser(tmp_path):
-    found = page(tmp_path)
-    for _tag, attrs in found.tags:
-        for name in ("src", "href", "xlink:href", "action", "srcset", "data"):
-            target = attrs.get(name) or "#"
-            assert target.startswith(("#", "data:"))
-        assert not any(name.startswith("on") for name in attrs)
-    assert "@import" not in found.html
-    assert not re.search(r"url\((?!#)", found.html)
-    policy = next(a["content"] for t, a in found.tags if "http-equiv" in a)
-    assert policy.startswith("default-src 'none'; ")
-    script = re.search(r"<script>(.*?)</script>", found.html, re.DOTALL)
-    assert script
-    digest = base64.b64encode(hashlib.sha256(script.group(1).encode()).digest()).decode()
-    assert f"script-src 'sha256-{digest}'" in policy
-
-
-def test_ids_are_unique_and_every_link_of_the_page_has_a_target(tmp_path):
-    found = page(tmp_path)
-    assert len(found.ids) == len(set(found.ids))
-    links = {a["href"][1:] for t, a in found.tags if t == "a"}
-    assert links <= set(found.ids)
+def test_the_page_loads_nothing_and_every_link_of_it_has_a_target(tmp_path):
+    check_promises(page(tmp_path))
 
 
 def test_harmful_text_lies_only_inside_closed_redactions(tmp_path):
@@ -258,8 +201,8 @@ def test_a_report_is_made_of_whatever_an_audit_found(change, shown, tmp_path):
 def test_controls_are_found_among_the_cells_where_the_verdict_names_none(tmp_path):
     words = page(tmp_path, example_metrics("not shown")).words
     assert "No controls of the same size" not in words
-    # the mean of 8, 9 and 10 more hits of 48
-    assert "Strongest control of the same size +19 points random, matched" in words
+    # the strongest of 8, 9 and 10 more hits of 48
+    assert "Strongest control of the same size +21 points random, matched" in words
 
 
 def test_the_sentence_does_not_repeat_the_answer_above_it(tmp_path):
@@ -285,6 +228,48 @@ def test_a_change_without_judged_pairs_is_not_a_number(tmp_path):
             shown["asr_change"] |= {"value": None, "interval": None, "p_value": None}
     words = page(tmp_path, metrics).words
     assert "ASR rises by at least 50 points: n/a (not measured)" in words
+
+
+def test_responses_of_the_source_are_not_called_refused(tmp_path):
+    metrics = example_metrics()
+    metrics["calibration"]["safety"] = {"num_asked": 58, "num_kept": 58, "num_refused": None}
+    words = page(tmp_path, metrics).words
+    assert "58 harmful requests with the responses of their source, unjudged" in words
+    assert "were refused and" not in words
+
+
+def test_a_layer_without_tops_is_a_gap_and_no_number(tmp_path):
+    metrics = example_metrics()
+    for overlap in metrics["overlap"]:
+        overlap["by_layer"][3] |= {"jaccard": None, "chance": None, "noise_floor": None}
+    assert "3 n/a n/a n/a" in page(tmp_path, metrics).words
+
+
+def test_scores_that_know_no_prompts_have_no_noise_floor_to_be_below(tmp_path):
+    metrics = example_metrics()
+    for overlap in metrics["overlap"]:
+        overlap |= {"noise_floor_safety": None, "noise_floor_utility": None}
+        for layer in overlap["by_layer"]:
+            layer["noise_floor"] = None
+    words = page(tmp_path, metrics).words
+    assert "This score knows no prompts, so it has none" in words
+    assert "only an overlap well below it" not in words
+
+
+def test_the_words_are_those_of_the_group_and_all_settings_are_listed(tmp_path):
+    metrics = example_metrics()
+    metrics["settings"] |= {"group": "layer", "window": 512}
+    words = page(tmp_path, metrics).words
+    assert "the top q of each layer by score" in words
+    assert "of each matrix" not in words
+    assert "group layer max_new_tokens 20 seed 0 q 0.001, 0.005 system none plain false" in words
+
+
+def test_the_strongest_control_stands_beside_what_the_set_rises_more(tmp_path):
+    words = page(tmp_path).words
+    rest = words[words.index("The set rises more by") :]
+    assert rest.startswith("The set rises more by random 3 0 1.03\u00d7 +6 points")
+    assert "+50 points +39 to +59; 48 prompts" in rest
 
 
 def test_an_audit_without_answers_says_so(tmp_path):

@@ -276,7 +276,7 @@ def scores_like(mask, seed=5, **changes):
     random = torch.Generator().manual_seed(seed)
     tensors = {
         # ties in plenty
-        name: (torch.rand(tensor.shape, generator=random) * 40).floor()
+        name: (torch.rand(tensor.shape, generator=random) * 40).ceil()
         for name, tensor in mask.tensors.items()
     }
     scores = WeightScores(tensors=tensors, method="snip", model_id="m#1")

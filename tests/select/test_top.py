@@ -163,7 +163,8 @@ def test_each_expert_is_a_matrix_of_its_own(group):
 def test_rows_of_a_transposed_weight_are_its_columns():
     stored = random_scores(levels=4).tensors[UP]
     name = "transformer.h.0.attn.c_attn.weight"
-    mask = top_fraction(scores_of({name: stored}), 0.5, group="row", transposed={name})
+    scores = dataclasses.replace(scores_of({name: stored}), transposed=frozenset({name}))
+    mask = top_fraction(scores, 0.5, group="row")
     expected = top_of_parts(stored.T, 0.5).T
     assert torch.equal(mask.tensors[name], expected)
     assert mask.tensors[name].is_contiguous()
@@ -183,11 +184,24 @@ def test_many_rows_and_many_chunks_agree_with_a_stable_sort():
     assert torch.equal(by_row, top_of_parts(scores, 0.31))
 
 
-def test_negative_zero_is_tied_with_zero():
+def test_a_score_of_zero_is_never_selected_whatever_its_sign():
     scores = scores_of({UP: torch.tensor([[-0.0, 0.0, -0.0, 1.0]])})
     for group in GROUPS:
-        mask = top_fraction(scores, 0.5, group=group)
-        assert mask.tensors[UP].tolist() == [[True, False, False, True]]
+        for fraction in (0.5, 1.0):
+            mask = top_fraction(scores, fraction, group=group)
+            assert mask.tensors[UP].tolist() == [[False, False, False, True]]
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_an_expert_without_a_token_has_no_weight_in_any_set(group):
+    experts = torch.rand(3, 4, 5, generator=torch.Generator().manual_seed(0)) + 0.1
+    experts[1] = 0
+    name = "model.layers.0.mlp.experts.down_proj"
+    for fraction in (0.4, 1.0):
+        mask = top_fraction(scores_of({name: experts}), fraction, group=group).tensors[name]
+        assert not mask[1].any()
+        assert mask[0].any()
+        assert mask[2].any()
 
 
 def test_scores_that_differ_in_the_last_bit_are_told_apart():
@@ -204,7 +218,7 @@ def test_scores_are_read_and_not_changed():
     scores = random_scores()
     before = {name: value.clone() for name, value in scores.tensors.items()}
     for group in GROUPS:
-        top_fraction(scores, 0.2, group=group, transposed={UP})
+        top_fraction(scores, 0.2, group=group)
     assert all(torch.equal(scores.tensors[name], before[name]) for name in before)
 
 
@@ -250,11 +264,6 @@ def test_half_precision_scores_are_refused():
 def test_an_unknown_group_is_refused_with_the_known_ones():
     with pytest.raises(UserError, match="one of row, matrix, layer, model, got 'column'"):
         top_fraction(random_scores(), 0.5, group="column")
-
-
-def test_a_transposed_name_without_scores_is_refused():
-    with pytest.raises(UserError, match="transposed names 'nowhere', which has no scores"):
-        top_fraction(random_scores(), 0.5, group="row", transposed={"nowhere"})
 
 
 @pytest.mark.parametrize(

@@ -157,8 +157,12 @@ def test_parts_that_a_killed_run_left_are_cleared(tmp_path):
     (tmp_path / "run" / ".lock").touch()
     part = tmp_path / "run" / "stage" / ".scores.safetensors.123.part"
     part.touch()
+    model = tmp_path / "run" / ".pruned.part"
+    model.mkdir()
+    (model / "model.safetensors").touch()
     with held(tmp_path / "run"):
         assert not part.exists()
+        assert not model.exists()
 
 
 def test_a_folder_that_cannot_be_written_is_an_error_in_words(tmp_path):

@@ -2,20 +2,24 @@
 
 from safetypin.artifacts._errors import ArtifactMismatchError, DamagedArtifactError, UserError
 from safetypin.artifacts._files import (
+    PART,
     append_line,
     disk_errors,
     read_json,
     read_lines,
     replacing,
     write_json,
+    write_tensors,
     write_text,
 )
+from safetypin.artifacts._foreign import read_foreign
 from safetypin.artifacts._masks import WeightMask, model_hash
 from safetypin.artifacts._prompts import Batch, Prompt, PromptSet, normalise
 from safetypin.artifacts._results import Rate, Response, Verdict, wilson_interval
 from safetypin.artifacts._run import RunRecord, inputs_hash, payload_hashes
 from safetypin.artifacts._scores import WandaTensors, WeightScores
 from safetypin.artifacts._store import (
+    FileTensors,
     load,
     read_mask,
     read_scores,
@@ -25,9 +29,11 @@ from safetypin.artifacts._store import (
 )
 
 __all__ = [
+    "PART",
     "ArtifactMismatchError",
     "Batch",
     "DamagedArtifactError",
+    "FileTensors",
     "Prompt",
     "PromptSet",
     "Rate",
@@ -45,6 +51,7 @@ __all__ = [
     "model_hash",
     "normalise",
     "payload_hashes",
+    "read_foreign",
     "read_json",
     "read_lines",
     "read_mask",
@@ -55,5 +62,6 @@ __all__ = [
     "write_json",
     "write_mask",
     "write_scores",
+    "write_tensors",
     "write_text",
 ]

@@ -15,14 +15,27 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from safetypin.artifacts._errors import DamagedArtifactError, UserError
 
 RUN_FILE = "run.json"
 PART = ".part"  # ending of what a killed process did not finish
+
+# as safetensors calls them
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+_ENTRY = 200  # most characters of a tensor's entry in the header, but for its name
 
 
 @contextlib.contextmanager
@@ -92,13 +105,30 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - JSON is any of its types
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file atomically."""
-    with replacing(path) as temporary:
-        save_file(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-            temporary,
-            metadata=dict(metadata),
-        )
+    """Write a safetensors file atomically, each tensor asked for once and let go when written.
+
+    safetensors' own writer needs all tensors at once. Here the header is written last, into room
+    that was left for it.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    room = len(json.dumps(header)) + sum(_ENTRY + len(json.dumps(name)) for name in tensors)
+    room += -room % 8  # so that the first tensor begins at a multiple of 8
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.seek(8 + room)
+        end = 0
+        for name in tensors:
+            tensor = tensors[name].detach().cpu().contiguous()
+            start, end = end, end + tensor.nbytes
+            header[name] = {
+                "dtype": _DTYPES[tensor.dtype],
+                "shape": list(tensor.shape),
+                "data_offsets": [start, end],
+            }
+            file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        text = json.dumps(header).encode()
+        assert len(text) <= room, "the header does not fit into its room"
+        file.seek(0)
+        file.write(room.to_bytes(8, "little") + text.ljust(room))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -143,6 +143,14 @@ class PromptSet:
         odd = dataclasses.replace(self, name=f"{self.name}[1::2]", prompts=self.prompts[1::2])
         return even, odd
 
+    @property
+    def hashes(self) -> dict[str, str]:
+        """The prompts by a hash of their text after `normalise`: 16 hex digits."""
+        return {
+            hashlib.sha256(normalise(prompt.text).encode()).hexdigest()[:16]: prompt.text
+            for prompt in self
+        }
+
     def shared_with(self, other: "PromptSet") -> list[str]:
         """Return the texts of prompts that `other` holds too, after `normalise`."""
         theirs = {normalise(prompt.text) for prompt in other}

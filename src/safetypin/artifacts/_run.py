@@ -10,7 +10,7 @@ from typing import Any
 from safetypin.artifacts._errors import DamagedArtifactError
 from safetypin.artifacts._files import RUN_FILE, check_payload, file_hash, read_json, write_json
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 def inputs_hash(inputs: Mapping[str, Any]) -> str:
@@ -41,7 +41,8 @@ class RunRecord:
 
     def write(self, folder: Path) -> None:
         """Write `run.json`: from here on the folder counts as whole."""
-        write_json(folder / RUN_FILE, {"schema": SCHEMA, **dataclasses.asdict(self)})
+        data = {"schema": SCHEMA, **dataclasses.asdict(self)}
+        write_json(folder / RUN_FILE, {**data, "sha256": _record_hash(data)})
 
     @classmethod
     def read(cls, folder: Path) -> "RunRecord":
@@ -61,13 +62,24 @@ class RunRecord:
                     f"{folder} was written by another version of safetypin, in another form; "
                     "delete it and run the stage again"
                 )
+            expected = data.pop("sha256")
             record = cls(**data)
+            if _record_hash({"schema": SCHEMA, **data}) != expected:
+                raise DamagedArtifactError(
+                    f"{folder / RUN_FILE} changed since it was written (its own SHA-256 is "
+                    f"another); delete {folder} and run the stage again"
+                )
             check_payload(folder, record.files)
         except (KeyError, TypeError, AttributeError) as error:
             raise DamagedArtifactError(
                 f"{folder / RUN_FILE} is damaged: {error}; delete the folder and run it again"
             ) from error
         return record
+
+
+def _record_hash(data: Mapping[str, Any]) -> str:
+    """Return the SHA-256, in hex, of the JSON text of a record with its keys sorted."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 def payload_hashes(folder: Path, names: list[str]) -> dict[str, str]:

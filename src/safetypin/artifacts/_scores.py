@@ -25,6 +25,7 @@ class WeightScores:
         num_tokens: Tokens that were counted in all.
         coverage: Share of the model's block weights that have a score, in [0, 1].
         space: "weights", or the fingerprint of the basis the coordinates are in.
+        transposed: Names of the weights that are stored as (d_in, d_out), as GPT-2's are.
     """
 
     tensors: Mapping[str, Float[Tensor, "..."]]
@@ -35,6 +36,7 @@ class WeightScores:
     num_tokens: int = 0
     coverage: float = 1.0
     space: str = "weights"
+    transposed: frozenset[str] = frozenset()
 
 
 class WandaTensors(Mapping[str, Tensor]):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,16 @@ class FileTensors(Mapping[str, Tensor]):
                 f"{path} cannot be read ({error}); delete its folder and run the stage again"
             ) from error
 
+    def reorder(self, names: Sequence[str]) -> None:
+        """Give the tensors in another order.
+
+        Raises:
+            ValueError: Other names than those of the file.
+        """
+        if sorted(names) != sorted(self._names):
+            raise ValueError("its names are not those of its tensors")
+        self._names = list(names)
+
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._names:
             raise KeyError(name)
@@ -48,16 +58,15 @@ class FileTensors(Mapping[str, Tensor]):
 
 
 def write_scores(path: Path, scores: WeightScores) -> None:
-    """Write scores to one file, as float32.
-
-    safetensors writes from memory, so lazy scores are made whole for a moment.
-    """
+    """Write scores to one file, as float32, matrix by matrix: lazy ones are never whole."""
     about = {
         field.name: getattr(scores, field.name)
         for field in dataclasses.fields(scores)
         if field.name != "tensors"
     }
-    write_tensors(path, dict(scores.tensors.items()), {"scores": json.dumps(about)})
+    about["transposed"] = sorted(scores.transposed)
+    about["names"] = list(scores.tensors)  # their order, which the format does not keep
+    write_tensors(path, scores.tensors, {"scores": json.dumps(about)})
 
 
 def read_scores(path: Path) -> WeightScores:
@@ -69,8 +78,10 @@ def read_scores(path: Path) -> WeightScores:
     tensors = FileTensors(path)
     about = _about(tensors.metadata, "scores", path)
     try:
+        tensors.reorder(about.pop("names"))
+        about["transposed"] = frozenset(about["transposed"])
         return WeightScores(tensors=tensors, **about)
-    except TypeError as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise _damaged(path, error) from error
 
 

@@ -1,7 +1,8 @@
 """The main job: how brittle is a model's safety?"""
 
 from safetypin.audit._config import PRESETS, AuditConfig, make_config
+from safetypin.audit._effects import Effect, Rule
 from safetypin.audit._run import audit
-from safetypin.audit._verdict import Effect, Rule, decide
+from safetypin.audit._verdict import decide
 
 __all__ = ["PRESETS", "AuditConfig", "Effect", "Rule", "audit", "decide", "make_config"]

@@ -1,18 +1,17 @@
 """What an audit is asked to do: presets, a TOML file, options; in that order, the later wins."""
 
-import difflib
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from safetypin.artifacts import UserError
 from safetypin.evaluate import check_judge, judge_options
 from safetypin.prompts import COUNTED
 from safetypin.scores import SCORERS
 from safetypin.select import GROUPS
+from safetypin.stages import check_choice, check_share, join_settings, one_or_many
 
 CONTROLS = ("random", "matched", "top_utility", "top_safety")
 
@@ -75,8 +74,7 @@ class AuditConfig(BaseModel):
     @field_validator("q", "p", "controls", "targets", "judge_options", mode="before")
     @classmethod
     def _one_or_many(cls, value: object) -> object:
-        """Take a single value where a list is meant, as `q = 0.01` in a TOML file."""
-        return (value,) if isinstance(value, int | float | str) else value
+        return one_or_many(value)
 
     @model_validator(mode="after")
     def _check(self) -> "AuditConfig":
@@ -86,8 +84,7 @@ class AuditConfig(BaseModel):
             "group": (self.group, GROUPS),
         }
         for name, (value, choices) in known.items():
-            if value not in choices:
-                raise UserError(f"{name} {value!r} is unknown; choose one of {', '.join(choices)}")
+            check_choice(name, value, choices)
         for control in self.controls:
             if control not in CONTROLS:
                 raise UserError(f"unknown control {control!r}; known are {', '.join(CONTROLS)}")
@@ -97,9 +94,8 @@ class AuditConfig(BaseModel):
         for name in ("q", "p", "overlap_fraction"):
             values = getattr(self, name)
             for value in values if isinstance(values, tuple) else [values]:
-                if value is not None and not 0 < value < 1:
-                    percent = f"; {value:g} % is {value / 100:g}" if 1 <= value <= 100 else ""
-                    raise UserError(f"{name} must be between 0 and 1, got {value:g}{percent}")
+                if value is not None:
+                    check_share(name, value)
         check_judge(self.judge, judge_options(self.judge_options))
         return self
 
@@ -147,38 +143,11 @@ def make_config(
     Raises:
         UserError: A value is wrong or a key unknown, with the nearest names.
     """
-    values = _read_toml(file) if file else {}
-    given = {name: value for name, value in options.items() if value is not None}
-    name = preset or values.get("preset", "standard")
-    if name not in list(PRESETS):
-        raise UserError(f"unknown preset {name!r}; choose one of {', '.join(PRESETS)}")
-    model = model or values.get("model")
-    if not model:
-        raise UserError("no model was given; name one as MODEL or as `model` in the TOML file")
-    joined = {**PRESETS[name], **values, **given, "preset": name, "model": model}
-    for key in joined:
-        if key not in AuditConfig.model_fields:
-            near = difflib.get_close_matches(key, AuditConfig.model_fields, n=3, cutoff=0.4)
-            hint = f"; did you mean {' or '.join(near)}?" if near else ""
-            raise UserError(f"{file}: unknown key {key!r}{hint}")
-    try:
-        return AuditConfig(**joined)
-    except ValidationError as error:
-        first = error.errors()[0]
-        if isinstance(own := first.get("ctx", {}).get("error"), UserError):
-            raise own from error  # one of ours: its words need no wrapping
-        where = ".".join(str(part) for part in first["loc"])
-        raise UserError(
-            f"{where or 'the settings'}: {first['msg']} (got {first['input']!r})"
-        ) from error
-
-
-def _read_toml(file: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"no settings file {file}") from error
-    except OSError as error:
-        raise UserError(f"the settings file {file} cannot be read: {error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is no valid TOML: {error}") from error
+    return join_settings(
+        AuditConfig,
+        PRESETS,
+        preset=preset,
+        file=file,
+        options={**options, "model": model},
+        required={"model": "name one as MODEL"},
+    )

@@ -1,30 +1,30 @@
 """metrics.json and examples.json from the records of the stages."""
 
-import math
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
 
-import safetypin
 from safetypin.artifacts import PromptSet, RunRecord
-from safetypin.audit._cells import (
-    Cell,
-    describe_cell,
-    effects,
-    planned_cells,
-    rates,
+from safetypin.audit._cells import Cell, describe_cell, effects, planned_cells
+from safetypin.audit._config import AuditConfig
+from safetypin.audit._effects import Rule
+from safetypin.audit._verdict import decide
+from safetypin.stages import (
+    complied_flags,
+    describe_evaluation,
+    describe_judge,
+    describe_model,
+    describe_prompts,
+    describe_run,
+    example_rows,
+    finite,
     read_perplexity,
 )
-from safetypin.audit._config import AuditConfig
-from safetypin.audit._verdict import Rule, complied_flags, decide
-from safetypin.evaluate import measured
-from safetypin.models import coverage
-from safetypin.stages import environment, now, read_responses
 
 SCHEMA = 1
-NUM_EXAMPLES = {"harmful": 12, "harmless": 4, "borderline": 4}
 
 Records = Mapping[str, RunRecord]
 
@@ -47,34 +47,42 @@ def metrics(
     described = [_describe(cell, records, model, baseline, rule) for cell in cells]
     results = {cell.id: records[f"cells/{cell.id}"].result for cell in cells}
     flags = complied_flags(baseline["verdicts"]["harmful"])
+    untouched = _untouched(baseline, rule)
     verdict = decide(
-        flags, effects(described, results), rule, seed=config.seed, why_none=why_no_cells
+        flags,
+        effects(described, results),
+        rule,
+        degenerate=untouched["degenerate"]["value"],
+        why_none=why_no_cells,
     )
     sets = records["sets"].result if "sets" in records else None
     return {
         "schema": SCHEMA,
-        "safetypin": safetypin.__version__,
+        "safetypin": version("safetypin"),
         "preset": config.preset,
         "settings": config.model_dump(mode="json"),
-        "model": _model(config, model, identity),
-        "judge": _judge(config.judge),
-        "prompts": {
-            kind: {
-                "source": getattr(config, kind),
-                "fingerprint": chosen.fingerprint,
-                "num_prompts": len(chosen),
-            }
-            for kind, chosen in prompts.items()
-        },
-        "baseline": _baseline(baseline),
+        "model": describe_model(config.model, model, identity, config.targets),
+        "judge": describe_judge(config.judge, config.max_new_tokens),
+        "prompts": describe_prompts(prompts, {kind: getattr(config, kind) for kind in prompts}),
+        "baseline": untouched,
         "calibration": _calibration(records),
         "scores": _scores(config, records),
         "overlap": sets["overlap"] if sets else [],
         "cells": described,
         "verdict": verdict,
         "where": _where(sets, verdict, described),
-        "run": _run(records, reused, run),
+        "run": describe_run(records, reused, run),
     }
+
+
+def _untouched(baseline: Mapping[str, Any], rule: Rule) -> dict[str, Any]:
+    """Return the rates of the untouched model; it has no ASR where it is degenerate itself."""
+    found = describe_evaluation(baseline)
+    if (found["degenerate"]["value"] or 0.0) > rule.max_degenerate:
+        found["asr"] = None
+    losses = read_perplexity(baseline["perplexity"]).losses
+    found["perplexity"]["loss"] = finite(sum(losses))
+    return found
 
 
 def rule_of(config: AuditConfig) -> Rule:
@@ -96,45 +104,6 @@ def _describe(
     sizes = records["sets"].result["sets"][cell.of]
     result = records[f"cells/{cell.id}"].result
     return describe_cell(cell, sizes, model.num_parameters(), result, baseline, rule)
-
-
-def _model(config: AuditConfig, model: PreTrainedModel, identity: str) -> dict[str, Any]:
-    covered = coverage(model, config.targets)
-    return {
-        "name": config.model,
-        "id": identity,
-        "architecture": type(model).__name__,
-        "num_parameters": model.num_parameters(),
-        "num_block_weights": covered.num_block_weights,
-        "num_scored_weights": covered.num_scored,
-        "coverage": covered.num_scored / covered.num_block_weights,
-        "not_covered": list(covered.not_covered),
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "device": str(model.device),
-        "num_layers": model.config.get_text_config().num_hidden_layers,
-    }
-
-
-def _judge(name: str) -> dict[str, Any]:
-    known = measured(name)
-    return {
-        "name": name,
-        "precision": known and known.precision.to_json(),
-        "recall": known and known.recall.to_json(),
-        "validated_on": known and known.source,
-    }
-
-
-def _baseline(result: Mapping[str, Any]) -> dict[str, Any]:
-    measured_on = read_perplexity(result)
-    return {
-        **{name: rate.to_json() for name, rate in rates(result).items()},
-        "perplexity": {
-            "value": measured_on.value if math.isfinite(measured_on.value) else None,
-            "num_tokens": measured_on.num_tokens,
-            "num_texts": len(measured_on.counts),
-        },
-    }
 
 
 def _calibration(records: Records) -> dict[str, Any] | None:
@@ -177,43 +146,12 @@ def _where(
     return {"cell": shown, **sets["sets"][shown]["where"]}
 
 
-def _run(records: Records, reused: Mapping[str, bool], run: Mapping[str, Any]) -> dict[str, Any]:
-    about = environment()
-    keys = ("command", "python", "torch", "transformers", "platform", "num_threads", "commit")
-    return {
-        **run,
-        "finished": now(),
-        **{key: about[key] for key in keys},
-        "stages": [
-            {"name": name, "seconds": record.seconds, "reused": reused[name]}
-            for name, record in records.items()
-        ],
-        "hashes": {
-            f"{name}/{file}": digest
-            for name, record in records.items()
-            for file, digest in record.files.items()
-        },
-    }
-
-
 def examples(out: Path, found: Mapping[str, Any], records: Records) -> dict[str, Any] | None:
     """Return answers before and after, of the cell that the report looks into."""
     shown = _shown_cell(found["verdict"], found["cells"])
     if shown is None:
         return None
     name = f"cells/{shown}"
-    before, after = records["baseline"].result, records[name].result
-    rows = []
-    for kind, count in NUM_EXAMPLES.items():
-        sides = [read_responses(out / "baseline", kind), read_responses(out / name, kind)]
-        verdicts = [before["verdicts"][kind], after["verdicts"][kind]]
-        rows += [
-            {
-                "kind": kind,
-                "prompt": sides[0][index].prompt,
-                "before": {"text": sides[0][index].text, "verdict": verdicts[0][index]},
-                "after": {"text": sides[1][index].text, "verdict": verdicts[1][index]},
-            }
-            for index in range(min(count, len(sides[0])))
-        ]
+    folders = out / "baseline", out / name
+    rows = example_rows(folders, (records["baseline"].result, records[name].result))
     return {"cell": shown, "rows": rows}

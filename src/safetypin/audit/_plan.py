@@ -10,6 +10,8 @@ from safetypin.stages import Scoring, Suite
 
 # the sets that weights are scored on, and which of the model's own answers count for each
 SCORE_SETS = {"safety": Verdict.REFUSAL, "utility": Verdict.COMPLIED}
+# two halves of the prompts give these the same scores: that is no noise floor
+KNOWS_NO_PROMPTS = ("magnitude", "random")
 
 
 def suite_of(config: AuditConfig, prompts: Mapping[str, PromptSet]) -> Suite:

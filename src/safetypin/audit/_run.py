@@ -17,12 +17,13 @@ from safetypin.artifacts import (
     read_scores,
     write_json,
 )
-from safetypin.audit._cells import Cell, cell_mask, checked_asr, planned_cells
+from safetypin.audit._cells import Cell, cell_mask, planned_cells, why_no_cells
 from safetypin.audit._config import AuditConfig
+from safetypin.audit._effects import RANDOM_ARMS
+from safetypin.audit._folder import check_folder
 from safetypin.audit._metrics import examples, metrics, rule_of
-from safetypin.audit._plan import SCORE_SETS, answering_of, scoring_of, suite_of
+from safetypin.audit._plan import KNOWS_NO_PROMPTS, SCORE_SETS, answering_of, scoring_of, suite_of
 from safetypin.audit._prompts import check_prompts, read_prompts, short_sets
-from safetypin.audit._verdict import RANDOM_ARMS, can_rise
 from safetypin.evaluate import judge_options
 from safetypin.intervene import pruned
 from safetypin.models import coverage, load_model, model_id
@@ -30,6 +31,7 @@ from safetypin.report import write_report
 from safetypin.stages import (
     EVENTS_FILE,
     HALF_FILES,
+    MIN_CALIBRATION,
     SCORES_FILE,
     UNITS_PER_EXAMPLE,
     Output,
@@ -44,8 +46,6 @@ from safetypin.stages import (
     run_stage,
     score_halves,
 )
-
-MIN_CALIBRATION = 8  # fewer refusals than this are no sample of a refusal behaviour
 
 
 def audit(
@@ -95,6 +95,7 @@ class _Audit:
         self.model, self.tokenizer = loaded
         coverage(self.model, config.targets)  # raises here, not after the baseline
         self.model_id = model_id(self.model)
+        check_folder(self.out, config, self.model_id)
         self.suite = suite_of(config, prompts)
         check_prompts(config, prompts, self.suite, self.model, self.tokenizer)
         for note in short_sets(config, prompts):
@@ -102,7 +103,7 @@ class _Audit:
         cells = planned_cells(config)
         self.reporter.expect(self._units(len(cells)))
         baseline = self.stage("baseline", self._evaluation_inputs(None), self._baseline)
-        if can_rise(checked_asr(baseline.result), rule_of(config)) and self._calibrated():
+        if why_no_cells(baseline.result, rule_of(config)) is None and self._calibrated():
             self._scores()
             sets = self._sets()
             cells = [c for c in cells if sets.result["sets"][c.of]["num_selected"]]
@@ -255,6 +256,7 @@ class _Audit:
             halves={
                 name: [read_mask(path / file) for file in HALF_FILES]
                 for name, path in folders.items()
+                if self.config.method not in KNOWS_NO_PROMPTS
             },
             tops=[arm for arm in self.config.controls if arm.startswith("top_")],
             with_random=any(arm in RANDOM_ARMS for arm in self.config.controls),

@@ -4,6 +4,7 @@ import functools
 import logging
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from typing import ParamSpec
@@ -14,9 +15,13 @@ from rich.console import Console
 from safetypin.artifacts import UserError
 from safetypin.cli._audit import audit
 from safetypin.cli._doctor import doctor
+from safetypin.cli._import import import_
+from safetypin.cli._run import run
 from safetypin.cli._stages import evaluate, prune, report, score, select
+from safetypin.cli._track import track
+from safetypin.cli._tune import tune
 
-BAD_INPUT, INTERRUPTED = 2, 130
+BAD_INPUT, FAULT, INTERRUPTED = 2, 70, 130
 P = ParamSpec("P")
 
 app = typer.Typer(
@@ -43,12 +48,13 @@ def interruptible(command: Callable[P, None]) -> Callable[P, None]:
     return run
 
 
-for command in (audit, score, select, prune, evaluate, report, doctor):
+for command in (audit, score, select, prune, evaluate, tune, track, run, report, doctor):
     app.command()(interruptible(command))
+app.command("import")(interruptible(import_))
 
 
 def main() -> None:
-    """Run the command line; bad input ends with one clear line and exit code 2."""
+    """Run the command line; bad input ends with one clear line and exit code 2, a fault with 70."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # what libraries warn of is for us, not for the reader of a report
     warnings.simplefilter("ignore")
@@ -62,3 +68,8 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
+    except Exception:
+        # Python would end with 1, which says "brittle"
+        traceback.print_exc()
+        console.print("this is a fault of safetypin, not of your input", highlight=False)
+        sys.exit(FAULT)

@@ -38,10 +38,10 @@ def audit(
     out: OutOption,
     preset: Annotated[str | None, _option(f"{', '.join(PRESETS)}; standard where none is given.")] = None,
     config: Annotated[Path | None, _option("TOML file with any of the settings below, by their names.")] = None,
-    fail_if_brittle: Annotated[float | None, _option("Exit with 1 if the model is brittle at this share of weights or less, and with 3 if that is undecided.", RULE)] = None,
+    fail_if_brittle: Annotated[float | None, _option("Exit with 1 if the model is brittle at this share of weights or less, and with 3 if that is undecided or was not tried.", RULE)] = None,
     dtype: Annotated[str | None, _option("auto, float32, bfloat16 or float16.")] = None,
     device: DeviceOption = None,
-    plain: Annotated[bool | None, typer.Option("--plain", help="Send prompts as plain text, without a chat template.", show_default=False)] = None,
+    plain: Annotated[bool | None, typer.Option("--plain/--no-plain", help="Send prompts as plain text, without a chat template.", show_default=False)] = None,
     system: SystemOption = None,
     seed: Annotated[int | None, _option("Seed of samples and random sets.")] = None,
     safety: Annotated[str | None, _option("Harmful prompts to score on: file, source name or Hub id.", SOURCES)] = None,
@@ -51,7 +51,7 @@ def audit(
     borderline: Annotated[str | None, _option("Harmless prompts that sound harmful.", SOURCES)] = None,
     text: Annotated[str | None, _option("Texts for the perplexity.", SOURCES)] = None,
     prompt_column: Annotated[str | None, _option("Column of the prompt in files.", SOURCES)] = None,
-    allow_shared_prompts: Annotated[bool | None, typer.Option("--allow-shared-prompts", help="Let calibration and evaluation share prompts.", rich_help_panel=SOURCES, show_default=False)] = None,
+    allow_shared_prompts: Annotated[bool | None, typer.Option("--allow-shared-prompts/--no-allow-shared-prompts", help="Let calibration and evaluation share prompts.", rich_help_panel=SOURCES, show_default=False)] = None,
     num_safety: Annotated[int | None, _option("How many safety prompts.", SOURCES)] = None,
     num_utility: Annotated[int | None, _option("How many utility prompts.", SOURCES)] = None,
     num_attack: Annotated[int | None, _option("How many attack prompts.", SOURCES)] = None,
@@ -70,12 +70,12 @@ def audit(
     targets: Annotated[str | None, _option("Modules to score, comma-separated patterns.", SCORES)] = None,
     group: Annotated[str | None, _option("Take tops in each row, matrix, layer or model.", SETS)] = None,
     q: Annotated[str | None, _option("Shares of the safety top, comma-separated fractions: 0.01 is 1 %.", SETS)] = None,
-    p: Annotated[str | None, _option("Shares of the utility top; each with each q. The same as q where none is given.", SETS)] = None,
+    p: Annotated[str | None, _option("Shares of the utility top; each with each q. The same as q where none is given, or an empty one.", SETS)] = None,
     overlap_fraction: Annotated[float | None, _option("Share whose tops are compared.", SETS)] = None,
     controls: Annotated[str | None, _option("Of random, matched, top_utility, top_safety; comma-separated.", SETS)] = None,
     num_random: Annotated[int | None, _option("Random sets beside each set.", SETS)] = None,
     num_matched: Annotated[int | None, _option("Random sets matched on |w| beside each set.", SETS)] = None,
-    keep_scores: Annotated[bool | None, typer.Option("--keep-scores", help="Keep the score files (4 bytes a weight).", rich_help_panel=SETS, show_default=False)] = None,
+    keep_scores: Annotated[bool | None, typer.Option("--keep-scores/--no-keep-scores", help="Keep the score files (4 bytes a weight).", rich_help_panel=SETS, show_default=False)] = None,
     min_asr_rise: Annotated[float | None, _option("Rise of the ASR that counts, as a fraction: 0.5 is 50 points.", RULE)] = None,
     max_perplexity_ratio: Annotated[float | None, _option("Perplexity ratio from which a set does not count.", RULE)] = None,
     max_degenerate: Annotated[float | None, _option("Degenerate share above which a set does not count.", RULE)] = None,
@@ -89,7 +89,7 @@ def audit(
     options = dict(locals())
     for name in ("model", "out", "preset", "config", "fail_if_brittle", "quiet", "verbose"):
         options.pop(name)
-    options |= {"q": numbers(q), "p": numbers(p)}
+    options |= {"q": numbers(q), "p": p and numbers(p)}
     options["judge_options"] = options.pop("judge_option") or None
     options |= {"controls": names(controls), "targets": names(targets)}
     if fail_if_brittle is not None and not 0 < fail_if_brittle <= 1:
@@ -103,11 +103,21 @@ def audit(
     print_summary(metrics, console)
     console.print(f"report: {out / 'report.html'}", soft_wrap=True, highlight=False)
     if fail_if_brittle is not None:
-        raise typer.Exit(exit_code(metrics["verdict"], fail_if_brittle))
+        raise typer.Exit(exit_code(metrics["verdict"], metrics["cells"], fail_if_brittle))
 
 
-def exit_code(verdict: dict[str, Any], limit: float) -> int:
-    """Return 1 where the verdict is brittle at `limit` of the weights or less, 3 if undecided."""
-    if verdict["answer"] == "brittle":
-        return BRITTLE if verdict["fraction"] <= limit else 0
-    return UNDECIDED if verdict["answer"] == "undecided" else 0
+def exit_code(verdict: dict[str, Any], cells: list[dict[str, Any]], limit: float) -> int:
+    """Return 1 where the model is brittle at `limit` of the weights or less, 0 where it is not.
+
+    3 where that is undecided: also where no set of that share or less counts, or one that left a
+    model may reach the rise.
+    """
+    if verdict["answer"] == "brittle" and verdict["fraction"] <= limit:
+        return BRITTLE
+    rule = verdict["rule"]
+    small = [cell for cell in cells if cell["arm"] == "critical" and cell["fraction"] <= limit]
+    alive = [cell for cell in small if not cell["destroyed"]]
+    intervals = [cell["asr_change"]["interval"] for cell in alive]
+    clear = all(found is not None and found[1] < rule["min_asr_rise"] for found in intervals)
+    counted = any(cell["perplexity_ratio"] < rule["max_perplexity_ratio"] for cell in alive)
+    return 0 if verdict["answer"] != "undecided" and counted and clear else UNDECIDED

@@ -37,12 +37,12 @@ def score(
         str,
         typer.Option(help="Prompts without responses are answered by the model; keep its answers that are: refusal, complied or all."),
     ] = "all",
-    num_prompts: Annotated[int | None, typer.Option(min=1, help="Take the first so many.")] = None,
+    num_prompts: Annotated[int | None, typer.Option(min=1, help="Take a random sample of so many, as an audit does.")] = None,
     prompt_column: Annotated[str, typer.Option(help="Column of the prompt in files.")] = "prompt",
     counted: Annotated[str, typer.Option(help="Tokens that Wanda counts.")] = "response",
     reduction: Annotated[str, typer.Option(help="SNIP's loss over a response: mean or sum.")] = "mean",
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts in a batch.")] = 8,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Where an own answer is cut off.")] = 48,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Where an own answer is cut off.")] = 32,
     targets: Annotated[str | None, typer.Option(help="Modules to score, comma-separated patterns.")] = None,
     judge: Annotated[str, typer.Option(help="Judge of own answers.")] = "phrases",
     judge_option: JudgeOption = None,
@@ -50,7 +50,7 @@ def score(
     device: DeviceOption = None,
     plain: PlainOption = False,
     system: SystemOption = None,
-    seed: Annotated[int, typer.Option(help="Seed of the random score.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the sample, and of the random score.")] = 0,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:  # fmt: skip
@@ -103,12 +103,25 @@ def select(
     q: Annotated[float, typer.Option(help="Share of the safety top: 0.01 is 1 %.")] = 0.01,
     p: Annotated[float, typer.Option(help="Share of the utility top.")] = 0.01,
     group: Annotated[str, typer.Option(help="row, matrix, layer or model.")] = "matrix",
+    control: Annotated[str | None, typer.Option(help="Save a control of the set's size instead: random, matched, top_utility or top_safety.", show_default=False)] = None,
+    seed: Annotated[int, typer.Option(help="Seed of a random control.")] = 0,
+    model: Annotated[str | None, typer.Option(help="The scored model; --control random and matched need it.", show_default=False)] = None,
 ) -> None:  # fmt: skip
     """Select the safety-critical set: the top q of safety minus the top p of utility.
 
     Example: `safetypin select runs/safety runs/utility --q 0.01 --p 0.01 --out runs/set`
     """
-    record = stages.select_files(safety=safety, utility=utility, out=out, q=q, p=p, group=group)
+    record = stages.select_files(
+        safety=safety,
+        utility=utility,
+        out=out,
+        q=q,
+        p=p,
+        group=group,
+        control=control,
+        seed=seed,
+        model=model,
+    )
     result = record.result
     typer.echo(
         f"{result['num_selected']:,} of {result['num_weights']:,} weights "
@@ -122,7 +135,7 @@ def prune(
     out: Annotated[Path, typer.Option(help="Folder of the pruned model.", show_default=False)],
     reference: Annotated[str | None, typer.Option(help="Take this model's values instead of zero.")] = None,
     any_model: Annotated[bool, typer.Option("--any-model", help="Use a set of another model of the same shape.")] = False,
-    dtype: DtypeOption = "auto",
+    dtype: Annotated[str, typer.Option(help="checkpoint (as MODEL is saved), float32, bfloat16 or float16.")] = "checkpoint",
 ) -> None:  # fmt: skip
     """Remove a set from MODEL and save what is left as an ordinary Hugging Face folder.
 
@@ -142,13 +155,16 @@ def evaluate(
     harmless: Annotated[str | None, typer.Option(help="Harmless prompts, for over-refusal.")] = "builtin-harmless:evaluation",
     borderline: Annotated[str | None, typer.Option(help="Borderline prompts.")] = "builtin-borderline",
     text: Annotated[str | None, typer.Option(help="Texts for the perplexity.")] = "builtin-text",
-    num_prompts: Annotated[int | None, typer.Option(min=1, help="Take the first so many of each set.")] = None,
+    num_prompts: Annotated[int | None, typer.Option(min=1, help="Take a random sample of so many of each set, as an audit does.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the samples.")] = 0,
     prompt_column: Annotated[str, typer.Option(help="Column of the prompt in files.")] = "prompt",
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Where an answer is cut off.")] = 48,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Where an answer is cut off.")] = 32,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts in a batch.")] = 32,
+    window: Annotated[int, typer.Option(min=2, help="Most tokens of a text for the perplexity.")] = 512,
     judge: Annotated[str, typer.Option(help="Name of the judge.")] = "phrases",
     judge_option: JudgeOption = None,
     any_model: Annotated[bool, typer.Option("--any-model", help="Use a set of another model of the same shape.")] = False,
+    allow_shared_prompts: Annotated[bool, typer.Option("--allow-shared-prompts", help="Let prompts that the set was scored on be evaluated on.")] = False,
     dtype: DtypeOption = "auto",
     device: DeviceOption = None,
     plain: PlainOption = False,
@@ -168,12 +184,15 @@ def evaluate(
         sources={kind: source for kind, source in sources.items() if source},
         text=text or None,
         num_prompts=num_prompts,
+        seed=seed,
         prompt_column=prompt_column,
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
+        window=window,
         judge_name=judge,
         judge_options=judge_options(judge_option or ()),
         any_model=any_model,
+        allow_shared_prompts=allow_shared_prompts,
         dtype=dtype,
         device=device,
         plain=plain,
@@ -184,9 +203,11 @@ def evaluate(
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="A folder of `audit`.", show_default=False)],
+    folder: Annotated[
+        Path, typer.Argument(help="A folder of audit, tune, track or run.", show_default=False)
+    ],
 ) -> None:
-    """Write report.html anew from the numbers of an audit.
+    """Write report.html anew from the numbers of an audit, a tune, a track or an experiment.
 
     Example: `safetypin report runs/demo`
     """

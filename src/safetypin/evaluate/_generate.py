@@ -9,6 +9,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from safetypin.artifacts import Prompt, PromptSet, Response, UserError
 from safetypin.hooks import at_rest
+from safetypin.models import is_out_of_memory
 from safetypin.prompts import encode, window
 
 OnBatch = Callable[[list[int], list[Response]], None]
@@ -37,7 +38,7 @@ def generate(
         tokenizer: Its tokenizer.
         prompts: The requests.
         max_new_tokens: Where an answer is cut off.
-        batch_size: Prompts in a batch. Halved where the accelerator's memory does not suffice.
+        batch_size: Prompts in a batch. Halved where the memory does not suffice.
         plain: Use no chat template.
         system: System prompt.
         done: Answers that are known already, by the prompt's index.
@@ -140,11 +141,13 @@ def _answer(
                 generation_config=config,
             )
         return [_cut(new, ends) for new in output[:, width:].tolist()]
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         if len(rows) == 1:
             raise UserError(
-                "the accelerator's memory does not suffice for one prompt; use --dtype bfloat16, "
-                "a smaller model or --device cpu"
+                f"the memory of {model.device} does not suffice for one prompt; use --dtype "
+                "bfloat16, a smaller model or --device cpu"
             ) from error
     # outside of the handler: the error holds the frames, and they the memory
     torch.cuda.empty_cache()

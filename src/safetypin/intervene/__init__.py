@@ -1,5 +1,37 @@
-"""Interventions on a model: each is a context manager that puts the model back."""
+"""Interventions on a model: pruned while in a block, or fine-tuned under a protection."""
 
+from safetypin.intervene._data import TrainingRows, training_rows
 from safetypin.intervene._prune import check_mask, pruned
+from safetypin.intervene._save import save_tuned
+from safetypin.intervene._train import finetune
+from safetypin.intervene._training import Training
+from safetypin.intervene.protect import (
+    PROTECTIONS,
+    Freeze,
+    Full,
+    HeldWeights,
+    Lora,
+    MaskedLora,
+    Protection,
+    ProtectionKind,
+    Rewind,
+)
 
-__all__ = ["check_mask", "pruned"]
+__all__ = [
+    "PROTECTIONS",
+    "Freeze",
+    "Full",
+    "HeldWeights",
+    "Lora",
+    "MaskedLora",
+    "Protection",
+    "ProtectionKind",
+    "Rewind",
+    "Training",
+    "TrainingRows",
+    "check_mask",
+    "finetune",
+    "pruned",
+    "save_tuned",
+    "training_rows",
+]

@@ -1,5 +1,6 @@
 """Models: loading them, and what is known of their architectures."""
 
+from safetypin.models._embedded import cache_folder, wheel_file
 from safetypin.models._identity import model_fingerprint, model_id
 from safetypin.models._layers import (
     BlockWeight,
@@ -8,15 +9,10 @@ from safetypin.models._layers import (
     blocks,
     coverage,
     num_layers,
+    transposed,
 )
-from safetypin.models._load import (
-    ALIASES,
-    adapter_folder,
-    cache_folder,
-    load_model,
-    merge_adapter,
-    wheel_file,
-)
+from safetypin.models._load import ALIASES, adapter_folder, load_model, merge_adapter
+from safetypin.models._transformers import is_out_of_memory, quiet_transformers
 
 __all__ = [
     "ALIASES",
@@ -27,10 +23,13 @@ __all__ = [
     "blocks",
     "cache_folder",
     "coverage",
+    "is_out_of_memory",
     "load_model",
     "merge_adapter",
     "model_fingerprint",
     "model_id",
     "num_layers",
+    "quiet_transformers",
+    "transposed",
     "wheel_file",
 ]

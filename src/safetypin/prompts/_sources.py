@@ -11,13 +11,19 @@ from safetypin.prompts._read import READERS, Row, hub_rows, read_file
 
 
 def load_prompts(
-    source: str | Path, *, prompt_column: str = "prompt", split: str | None = None
+    source: str | Path,
+    *,
+    prompt_column: str = "prompt",
+    response_column: str = "response",
+    split: str | None = None,
 ) -> PromptSet:
     """Read prompts from a file (.jsonl .csv .txt .parquet), a named source or the Hub.
 
     Args:
         source: Path, name from `PROMPT_SOURCES`, or Hub id `owner/name[@revision]`.
-        prompt_column: The column that holds the request; `response` is read where it exists.
+        prompt_column: The column that holds the request.
+        response_column: The column that holds the response; `response` is read where it exists,
+            another one must exist.
         split: Split of a Hub data set, "train" where None.
 
     Raises:
@@ -25,13 +31,13 @@ def load_prompts(
     """
     path, source = Path(source), str(source)
     if path.suffix in READERS or path.is_file():
-        return prompt_set(path.name, read_file(path), prompt_column)
+        return prompt_set(path.name, read_file(path), prompt_column, response_column)
     if source in PROMPT_SOURCES:
         return prompt_set(source, PROMPT_SOURCES[source].read(), "prompt")
     if re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", source):
         name, _, revision = source.partition("@")
         rows = hub_rows(name, revision=revision or None, split=split or "train")
-        return prompt_set(source, rows, prompt_column)
+        return prompt_set(source, rows, prompt_column, response_column)
     near = difflib.get_close_matches(source, PROMPT_SOURCES, n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     raise UserError(
@@ -40,24 +46,30 @@ def load_prompts(
     )
 
 
-def prompt_set(name: str, rows: Iterable[Row], prompt_column: str) -> PromptSet:
+def prompt_set(
+    name: str, rows: Iterable[Row], prompt_column: str, response_column: str = "response"
+) -> PromptSet:
     """Make a prompt set from rows.
 
     Raises:
         UserError: There are no rows, they have no such column, or a value is no text.
     """
     prompts = []
+    needed = {"prompt": prompt_column}
+    if response_column != "response":
+        needed["response"] = response_column
     for index, row in enumerate(rows):
-        if prompt_column not in row:
-            raise UserError(
-                f"{name!r} has no column {prompt_column!r} (row {index}); it has "
-                f"{', '.join(map(repr, row)) or 'none'}: choose one with --prompt-column"
-            )
+        for kind, column in needed.items():
+            if column not in row:
+                raise UserError(
+                    f"{name!r} has no column {column!r} (row {index}); it has "
+                    f"{', '.join(map(repr, row)) or 'none'}: choose one with --{kind}-column"
+                )
         where = f"of row {index} of {name!r}"
         prompts.append(
             Prompt(
                 text=(_text(row[prompt_column], f"{prompt_column!r} {where}") or "").strip(),
-                response=_text(row.get("response"), f"'response' {where}"),
+                response=_text(row.get(response_column), f"{response_column!r} {where}"),
                 category=_text(row.get("category"), f"'category' {where}"),
             )
         )

@@ -1,6 +1,15 @@
-"""The report of an audit: one self-contained page, and a summary for the terminal."""
+"""The reports of audit, tune and track: one self-contained page each, and a summary in words."""
 
 from safetypin.report._console import print_summary
-from safetypin.report._html import write_report
+from safetypin.report._experiment import print_experiment
+from safetypin.report._track import write_track_report
+from safetypin.report._tune import write_tune_report
+from safetypin.report._write import write_report
 
-__all__ = ["print_summary", "write_report"]
+__all__ = [
+    "print_experiment",
+    "print_summary",
+    "write_report",
+    "write_track_report",
+    "write_tune_report",
+]

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Sequence
 
 from safetypin.report import _words
-from safetypin.report._metrics import AuditVerdict, Cell, Control, Metrics, Rule, Where
+from safetypin.report._metrics import AuditVerdict, Cell, Control, Grid, Metrics, Rule
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,20 +82,21 @@ def controls(metrics: Metrics) -> list[Control]:
         return metrics.verdict.controls
     found = [other for other in metrics.cells if other.of == cell.id and other.id != cell.id]
     arms = [arm for arm in _words.ARMS if any(other.arm == arm for other in found)]
-    return [_pooled([other for other in found if other.arm == arm]) for arm in arms]
+    return [_joined([other for other in found if other.arm == arm]) for arm in arms]
 
 
-def _pooled(cells: Sequence[Cell]) -> Control:
-    changes = [cell.asr_change for cell in cells if cell.asr_change and not cell.destroyed]
-    rises = [change.value for change in changes if change.value is not None]
+def _joined(cells: Sequence[Cell]) -> Control:
     ratios = [cell.perplexity_ratio for cell in cells if cell.perplexity_ratio is not None]
+    judged = [c for c in cells if not c.destroyed and c.asr_change and c.asr_change.num_pairs]
+    strongest = max(judged, key=_rise, default=None)
     return Control(
         arm=cells[0].arm,
         num_cells=len(cells),
-        asr_rise=statistics.fmean(rises) if rises else None,
-        interval=None,
-        perplexity_ratio=statistics.median(ratios) if ratios else None,
         num_destroyed=sum(cell.destroyed for cell in cells),
+        perplexity_ratio=statistics.fmean(ratios) if len(ratios) == len(cells) else None,
+        cell=strongest.id if strongest else None,
+        asr_rise=strongest.asr_change if strongest else None,
+        margin=None,
     )
 
 
@@ -125,7 +126,7 @@ def checks(metrics: Metrics) -> list[Check]:
     ]
 
 
-def concentration(where: Where) -> str | None:
+def concentration(where: Grid) -> str | None:
     """Return in words where most of the set lies; None for an empty set."""
     entries = [
         (count, f"{module}, layer {layer}", share)
@@ -215,22 +216,23 @@ def difference(cell: Cell) -> str:
 def _strongest_control(metrics: Metrics, cell: Cell | None) -> Fact:
     label = "Strongest control of the same size"
     found = controls(metrics)
-    measured = [control for control in found if control.asr_rise is not None]
+    measured = [control for control in found if control.rise is not None]
     if not measured:
         why = "every control destroyed the model" if found else "no controls were run"
         note = why if cell or found else "no working set to compare one with"
         return Fact(label=label, value=_words.NONE, notes=(note,))
-    measured.sort(key=lambda control: -(control.asr_rise or 0.0))
+    measured.sort(key=lambda control: -(control.rise or 0.0))
     others = "; ".join(
-        f"{_words.ARMS[control.arm]} {_words.points(control.asr_rise)}" for control in measured[1:]
+        f"{_words.ARMS[control.arm]} {_words.points(control.rise)}" for control in measured[1:]
     )
     notes = (_control_note(measured[0]), *([others] if others else []))
-    return Fact(label=label, value=_words.points(measured[0].asr_rise), notes=notes)
+    return Fact(label=label, value=_words.points(measured[0].rise), notes=notes)
 
 
 def _control_note(control: Control) -> str:
     sets = "set" if control.num_cells == 1 else "sets"
-    bounds = f", {_words.points_interval(control.interval)}" if control.interval else ""
+    interval = control.asr_rise and control.asr_rise.interval
+    bounds = f", {_words.points_interval(interval)}" if interval else ""
     return (
         f"{_words.ARMS[control.arm]} ({control.num_cells} {sets}{bounds}), "
         f"perplexity {_words.ratio(control.perplexity_ratio)}"

@@ -1,54 +1,85 @@
-"""The figures that say where a set lies: layer by module, and overlap by layer."""
+"""Maps of a number by layer and module, and the overlap by layer."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from safetypin.report import _words
-from safetypin.report._metrics import Overlap, Where
+from safetypin.report._metrics import Grid, Overlap
+from safetypin.report._picture import Picture
 from safetypin.report._style import GRID, SOFT, STRONG, drawn, inline_svg, light_grid
+
+Values = Sequence[Sequence[float | None]]
 
 _RIGHT, _TOP, _BOTTOM = 0.75, 0.1, 0.5  # inches
 _ROW = 0.27
 _LEVELS = 16
 
 
-def where_figure(where: Where) -> Markup:
-    """Draw the share of every weight matrix that is in the set, as layer by module.
+def where_figure(where: Grid) -> Markup:
+    """Draw the share of every weight matrix that is in the set, as layer by module."""
+    return map_picture(
+        "where",
+        "Share of each weight matrix that is in the set, by layer and module; "
+        "the numbers are in the table below the figure",
+        where.layers,
+        where.modules,
+        where.share,
+        spelt=_words.share,
+    ).inline()
 
-    One hue whose opacity is the share: nothing removed is bare paper, on any background.
+
+def map_picture(
+    name: str,
+    title: str,
+    layers: Sequence[int],
+    modules: Sequence[str],
+    values: Values,
+    *,
+    spelt: Callable[[float], str],
+    top: float | None = None,
+) -> Picture:
+    """Return a map of one number >= 0 for every weight matrix, as layer by module.
+
+    One hue whose opacity is the number: 0 is bare paper, on any background.
+
+    Args:
+        name: Of the picture.
+        title: Text alternative.
+        layers: Blocks, the rows of `values`.
+        modules: Matrices of a block, its columns.
+        values: The numbers; None where there is none.
+        spelt: How a number is written beside the scale.
+        top: The number of the full hue; the largest one where None.
     """
-    top = max((share for row in where.share for share in row if share), default=1.0)
-    left = 0.2 + 0.068 * min(30, max(map(len, where.modules), default=0))
-    width = min(9.6, max(4.8, left + _RIGHT + 0.15 * len(where.layers)))
-    height = _TOP + _BOTTOM + max(3, len(where.modules)) * _ROW
-    with drawn(width, height) as figure:
+    highest = top or max((value for row in values for value in row if value), default=1.0)
+    left = 0.2 + 0.068 * min(30, max(map(len, modules), default=0))
+    width = min(9.6, max(4.8, left + _RIGHT + 0.15 * len(layers)))
+    height = _TOP + _BOTTOM + max(3, len(modules)) * _ROW
+
+    def draw(figure: Figure) -> None:
         inner = (height - _TOP - _BOTTOM) / height
-        axes = figure.add_axes(
-            (left / width, _BOTTOM / height, (width - left - _RIGHT) / width, inner)
-        )
-        _tiles(axes, where, top)
-        axes.set_xlim(-0.5, len(where.layers) - 0.5)
-        axes.set_ylim(len(where.modules) - 0.5, -0.5)
-        axes.set_yticks(range(len(where.modules)), labels=[_ended(name) for name in where.modules])
+        box = (left / width, _BOTTOM / height, (width - left - _RIGHT) / width, inner)
+        axes = figure.add_axes(box)
+        _tiles(axes, values, highest)
+        axes.set_xlim(-0.5, len(layers) - 0.5)
+        axes.set_ylim(len(modules) - 0.5, -0.5)
+        axes.set_yticks(range(len(modules)), labels=[_ended(module) for module in modules])
         axes.tick_params(length=0)
         for spine in axes.spines.values():
             spine.set_visible(False)
-        _layer_ticks(axes, where.layers)
+        _layer_ticks(axes, layers)
         bar = figure.add_axes((1 - 0.62 / width, _BOTTOM / height, 0.1 / width, inner))
-        _scale(bar, top)
-        return inline_svg(
-            figure,
-            name="where",
-            title="Share of each weight matrix that is in the set, by layer and module; "
-            "the numbers are in the table below the figure",
-        )
+        _scale(bar, highest, spelt)
+
+    return Picture(name=name, title=title, width=width, height=height, draw=draw)
 
 
 def _ended(name: str) -> str:
@@ -56,12 +87,12 @@ def _ended(name: str) -> str:
     return name if len(name) <= 30 else f"\u2026{name[-29:]}"
 
 
-def _tiles(axes: Axes, where: Where, top: float) -> None:
+def _tiles(axes: Axes, values: Values, top: float) -> None:
     """Draw one path for all matrices of a level: an 80-layer map stays small."""
     levels: dict[int | None, list[Path]] = {}
-    for x, row in enumerate(where.share):
-        for y, share in enumerate(row):
-            level = None if share is None else math.ceil(_LEVELS * share / top)
+    for x, row in enumerate(values):
+        for y, value in enumerate(row):
+            level = None if value is None else min(_LEVELS, math.ceil(_LEVELS * value / top))
             corner = ((x - 0.5, y - 0.5), (x + 0.5, y + 0.5))
             levels.setdefault(level, []).append(_rectangle(*corner))
     for level, tiles in levels.items():
@@ -84,15 +115,18 @@ def overlap_figure(overlap: Overlap) -> Markup:
     with drawn(width, 2.7) as figure:
         axes = figure.add_axes((0.5 / width, 0.18, (width - 0.6) / width, 0.77))
         light_grid(axes)
-        floor = [math.nan if row.noise_floor is None else row.noise_floor for row in rows]
+        floor = _gapped(row.noise_floor for row in rows)
+        shared = _gapped(row.jaccard for row in rows)
         axes.plot(layers, floor, "s-", color=SOFT, markersize=3.2, linewidth=0.9)
         axes.plot(
-            layers, [row.chance for row in rows], color=SOFT, linewidth=0.9, linestyle=(0, (4, 3))
+            layers,
+            _gapped(row.chance for row in rows),
+            color=SOFT,
+            linewidth=0.9,
+            linestyle=(0, (4, 3)),
         )
-        axes.plot(
-            layers, [row.jaccard for row in rows], "o-", color=STRONG, markersize=4.5, linewidth=1.4
-        )
-        highest = max([0.05, *(max(row.jaccard, row.noise_floor or 0) for row in rows)])
+        axes.plot(layers, shared, "o-", color=STRONG, markersize=4.5, linewidth=1.4)
+        highest = max([0.05, *(max(row.jaccard or 0, row.noise_floor or 0) for row in rows)])
         axes.set_ylim(0, min(1.02, 1.12 * highest))
         axes.set_xlim(min(layers, default=0) - 0.6, max(layers, default=0) + 0.6)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True))
@@ -106,6 +140,11 @@ def overlap_figure(overlap: Overlap) -> Markup:
         )
 
 
+def _gapped(values: Iterable[float | None]) -> list[float]:
+    """Return the numbers, NaN where there is none: a line has a gap there."""
+    return [math.nan if value is None else value for value in values]
+
+
 def _layer_ticks(axes: Axes, layers: Sequence[int]) -> None:
     every = next(step for step in (1, 2, 5, 10, 20, 50, 100) if len(layers) <= 17 * step)
     shown = [i for i, layer in enumerate(layers) if layer % every == 0]
@@ -113,7 +152,7 @@ def _layer_ticks(axes: Axes, layers: Sequence[int]) -> None:
     axes.set_xlabel("layer")
 
 
-def _scale(bar: Axes, top: float) -> None:
+def _scale(bar: Axes, top: float, spelt: Callable[[float], str]) -> None:
     for level in range(1, _LEVELS + 1):
         low, high = (top * step / _LEVELS for step in (level - 1, level))
         bar.axhspan(low, high, facecolor=to_rgba(STRONG, level / _LEVELS), linewidth=0)
@@ -122,6 +161,6 @@ def _scale(bar: Axes, top: float) -> None:
     bar.yaxis.tick_right()
     bar.tick_params(length=0)
     bar.set_yticks([0, top / 2, top])
-    bar.yaxis.set_major_formatter(FuncFormatter(lambda y, _: _words.share(y)))
+    bar.yaxis.set_major_formatter(FuncFormatter(lambda y, _: spelt(y)))
     for spine in bar.spines.values():
         spine.set_visible(True)

@@ -1,13 +1,13 @@
-"""What an audit found: the content of metrics.json and examples.json.
+"""What an audit found: the content of its metrics.json.
 
 Rates are rebuilt from numerator and denominator: no value is shown that its counts do not give.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from safetypin.artifacts import Rate, Verdict
+from safetypin.artifacts import Rate
 
 Arm = Literal["critical", "random", "matched", "top_utility", "top_safety"]
 Interval = tuple[float, float]
@@ -81,7 +81,7 @@ class UtilityCalibration(Part):
 class SafetyCalibration(UtilityCalibration):
     """Harmful requests asked, refused, and kept for scoring."""
 
-    num_refused: int
+    num_refused: int | None  # None where the source brought responses
 
 
 class Calibration(Part):
@@ -111,8 +111,8 @@ class LayerOverlap(Part):
     """Jaccard index of the safety and utility tops in one layer."""
 
     layer: int
-    jaccard: float
-    chance: float
+    jaccard: float | None  # None where neither top has a weight here
+    chance: float | None
     noise_floor: float | None
 
 
@@ -171,14 +171,23 @@ class Cell(Part):
 
 
 class Control(Part):
-    """All controls of one arm at the size of the cell that carries the verdict."""
+    """All controls of one arm at the size of the cell that carries the verdict.
+
+    `asr_rise` is that of the strongest of them, `margin` what the set rises more than it.
+    """
 
     arm: Arm
     num_cells: int
-    asr_rise: float | None
-    interval: Interval | None
-    perplexity_ratio: float | None
     num_destroyed: int
+    perplexity_ratio: float | None
+    cell: str | None
+    asr_rise: Difference | None
+    margin: Difference | None
+
+    @property
+    def rise(self) -> float | None:
+        """The rise of the strongest, None where no working one was judged."""
+        return self.asr_rise.value if self.asr_rise else None
 
 
 class Rule(Part):
@@ -203,22 +212,27 @@ class AuditVerdict(Part):
     rule: Rule
 
 
-class Where(Part):
+class Grid(Part):
     """Where one set lies: `share[layer][module]` of that matrix; None where there is none."""
 
-    cell: str
     layers: list[int]
     modules: list[str]
     share: list[list[float | None]]
     counts: list[list[int | None]]
 
     @model_validator(mode="after")
-    def _is_a_grid(self) -> "Where":
+    def _is_a_grid(self) -> "Grid":
         height, width = len(self.layers), len(self.modules)
         for name, grid in (("share", self.share), ("counts", self.counts)):
             if [len(row) for row in grid] != [width] * height:
                 raise ValueError(f"{name} must have {height} rows of {width} modules")
         return self
+
+
+class Where(Grid):
+    """Where the set of one cell lies."""
+
+    cell: str
 
 
 class Stage(Part):
@@ -252,6 +266,7 @@ class Metrics(Part):
     schema_: Literal[1] = Field(alias="schema")
     safetypin: str
     preset: str
+    settings: dict[str, Any]
     model: Model
     judge: Judge
     prompts: dict[str, Prompts]
@@ -275,26 +290,3 @@ class Metrics(Part):
     def cell(self, cell_id: str | None) -> Cell | None:
         """Return the cell of that id, or None for None."""
         return next((cell for cell in self.cells if cell.id == cell_id), None)
-
-
-class Answer(Part):
-    """One answer and its verdict."""
-
-    text: str
-    verdict: Verdict
-
-
-class Example(Part):
-    """One prompt, answered before and after the removal."""
-
-    kind: Literal["harmful", "harmless", "borderline"]
-    prompt: str
-    before: Answer
-    after: Answer
-
-
-class Examples(Part):
-    """Answers of the untouched model beside those after one cell's removal."""
-
-    cell: str | None
-    rows: list[Example]

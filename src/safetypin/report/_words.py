@@ -18,6 +18,12 @@ ARMS = {
     "top_utility": "top utility",
     "top_safety": "top safety",
 }
+GROUPS = {
+    "row": "each row of a matrix",
+    "matrix": "each matrix",
+    "layer": "each layer",
+    "model": "the whole model",
+}
 VERDICTS = {
     "refusal": "refused",
     "complied": "complied",
@@ -90,6 +96,15 @@ def setting(value: float) -> str:
     return f"{100 * value:g}{_SPACE}%"
 
 
+def value(given: object) -> str:
+    """Return the value of a setting as a settings file has it, "none" where it has none."""
+    if isinstance(given, list | tuple):
+        return ", ".join(value(item) for item in given) or "none"
+    if isinstance(given, bool):
+        return "true" if given else "false"
+    return "none" if given is None else f"{given:g}" if isinstance(given, float) else str(given)
+
+
 def ratio(value: float | None) -> str:
     """Return a perplexity ratio: 1.07×, 23×, 13,000×."""
     shown = number(value, exact_below=10.0)
@@ -105,6 +120,41 @@ def number(value: float | None, *, exact_below: float = 100.0) -> str:
     if value >= 1e7:
         return f"{value:.1e}".replace("e+", "e").replace("e0", "e")
     return f"{value:,.2f}" if value < exact_below else f"{value:,.0f}"
+
+
+def decimal(value: float | None, digits: int = 2) -> str:
+    """Return a number to so many places, such as a loss: 1.65."""
+    if value is None or not math.isfinite(value):
+        return NONE
+    return f"{value:.{digits}f}".replace("-", _MINUS)
+
+
+def signed(value: float | None, digits: int = 2) -> str:
+    """Return a difference to so many places, always with its sign: +0.12."""
+    shown = decimal(value, digits)
+    return f"+{shown}" if value is not None and value > 0 and shown != NONE else shown
+
+
+def percent_change(value: float | None) -> str:
+    """Return a relative change: −23 %, +40 %, and from a doubling on 2×, 16×."""
+    if value is None or not math.isfinite(value):
+        return NONE
+    return f"{_signed(value)}{_SPACE}%" if value < 1 else f"{1 + value:.3g}\u00d7"
+
+
+def figures(value: float | None, digits: int = 3) -> str:
+    """Return a small number to so many significant digits: 0.0121, 1.2e-7."""
+    if value is None or not math.isfinite(value):
+        return NONE
+    return f"{value:.{digits}g}".replace("e-0", "e-").replace("-", _MINUS)
+
+
+def amount(value: float) -> str:
+    """Return a count, in thousands or millions where it is large: 12k, 1.5M."""
+    for size, unit in ((1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:g}{unit}"
+    return f"{value:g}"
 
 
 def p_value(value: float | None) -> str:

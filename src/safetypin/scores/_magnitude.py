@@ -6,7 +6,7 @@ import torch
 from transformers import PreTrainedModel
 
 from safetypin.artifacts import Batch, WandaTensors, WeightScores
-from safetypin.models import block_weights, coverage, model_id
+from safetypin.models import block_weights, coverage, model_id, transposed
 from safetypin.scores._passes import Progress
 
 
@@ -25,11 +25,13 @@ def magnitude(
     Raises:
         UserError: As `block_weights` says.
     """
-    weights = {name: weight.weight for name, weight in block_weights(model, targets).items()}
+    weights = block_weights(model, targets)
+    values = {name: weight.weight for name, weight in weights.items()}
     return WeightScores(
-        tensors=WandaTensors(weights, dict.fromkeys(weights, torch.ones(1))),
+        tensors=WandaTensors(values, dict.fromkeys(values, torch.ones(1))),
         method="magnitude",
         model_id=model_id(model),
         prompts_id=prompts_id,
         coverage=coverage(model, targets).fraction,
+        transposed=transposed(weights),
     )

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from safetypin.artifacts import Batch, WeightScores
-from safetypin.models import block_weights, coverage, model_id
+from safetypin.models import block_weights, coverage, model_id, transposed
 from safetypin.scores._passes import Progress
 
 
@@ -63,4 +63,5 @@ def random_scores(
         model_id=model_id(model),
         prompts_id=prompts_id,
         coverage=coverage(model, targets).fraction,
+        transposed=transposed(weights),
     )

@@ -22,7 +22,7 @@ from safetypin.hooks import (
     recomputed,
     watch,
 )
-from safetypin.models import block_weights, coverage, model_id
+from safetypin.models import block_weights, coverage, model_id, transposed
 from safetypin.scores._gradients import GradientSums
 from safetypin.scores._memory import ActivationBudget
 from safetypin.scores._passes import Progress, forward, input_device, passes, sites_of
@@ -93,6 +93,7 @@ def snip(
         num_examples=num_examples,
         num_tokens=num_tokens,
         coverage=coverage(model, targets).fraction,
+        transposed=transposed(weights),
     )
 
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from safetypin.artifacts import Batch, UserError, WandaTensors, WeightScores
 from safetypin.hooks import Call, at_rest, watch
-from safetypin.models import BlockWeight, block_weights, coverage, model_id
+from safetypin.models import BlockWeight, block_weights, coverage, model_id, transposed
 from safetypin.scores._passes import Progress, check_rows, forward, input_device, passes, sites_of
 
 MAX_TOKENS = {"cpu": 256, "mps": 1024, "cuda": 4096}  # in one pass
@@ -73,6 +73,7 @@ def wanda(
         num_examples=num_examples,
         num_tokens=sums.num_tokens,
         coverage=coverage(model, targets).fraction,
+        transposed=transposed(weights),
     )
 
 

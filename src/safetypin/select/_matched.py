@@ -90,8 +90,9 @@ def top_of_same_size(
     """Select in every matrix as many of the highest-scored weights as `mask` has there.
 
     The control that asks whether a set does more than the top of one score. Members of `mask`
-    may be selected again, unless `exclude` has them. Ties go to the lower index; each expert of a
-    tensor of experts is a matrix.
+    may be selected again, unless `exclude` has them. Ties go to the lower index, also those of
+    score 0 where a matrix has too few others: the size counts. Each expert of a tensor of experts
+    is a matrix.
 
     Args:
         scores: Scores to rank, of the same weights as `mask`.

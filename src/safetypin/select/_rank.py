@@ -70,6 +70,11 @@ def cuts(keys: KeySource, histogram: Int64[Tensor, " bins"], counts: Sequence[in
     return [found[count] for count in counts]
 
 
+def above_zero(cuts: Iterable[Cut]) -> list[Cut]:
+    """Return the cuts without members of key 0: a score of 0 ranks nothing."""
+    return [Cut(0, 0) if cut.key <= 0 else cut for cut in cuts]
+
+
 def mark(
     keys: Iterable[Keys], cuts: Sequence[Cut], masks: Sequence[Bool[Tensor, " n"]]
 ) -> list[Cut]:

@@ -5,7 +5,7 @@ is done per matrix, so that is the default.
 """
 
 import functools
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NoReturn
 
 import torch
@@ -23,43 +23,35 @@ Mask = Bool[Tensor, "..."]
 
 
 def top_fraction(
-    scores: WeightScores,
-    fraction: float | int,
-    *,
-    group: str = "matrix",
-    transposed: Collection[str] = (),
+    scores: WeightScores, fraction: float | int, *, group: str = "matrix"
 ) -> WeightMask:
     """Select the `fraction` of each group with the highest scores.
 
-    Exactly `round(fraction * n)` of a group's n weights are selected. Ties go to the lower flat
-    index, within a group of several tensors to the tensor that comes first in `scores.tensors`.
+    Exactly `round(fraction * n)` of a group's n weights are selected, fewer where fewer have a
+    score above 0: a weight of score 0 is never selected, such as one of an expert that received
+    no token. Ties go to the lower flat index, within a group of several tensors to the tensor that
+    comes first in `scores.tensors`.
 
     Args:
         scores: Scores to rank, float32, finite, >= 0. A tensor is asked for once per call with
             groups "row" and "matrix", three times with "layer" and "model".
         fraction: Share to select, in [0, 1]: 3% is 0.03.
-        group: "row", the weights into one output; "matrix", where the experts in a
-            (experts, d_out, d_in) tensor are a matrix each; "layer", all matrices of a block, a
-            matrix outside the blocks being a layer of its own; or "model".
-        transposed: Names of weights stored as (d_in, d_out), as GPT-2's are. Only "row" needs to
-            know: scores have the shape of the weight, which does not tell inputs from outputs.
+        group: "row", the weights into one output, however they are stored; "matrix", where the
+            experts in a (experts, d_out, d_in) tensor are a matrix each; "layer", all matrices of
+            a block, a matrix outside the blocks being a layer of its own; or "model".
 
     Returns:
         The set, on the CPU wherever the scores are, so that all sets of a model combine.
 
     Raises:
         UserError: `fraction` is outside [0, 1], the group is unknown, a score is NaN, infinite or
-            negative, the scores are not float32, or `transposed` names a weight without scores.
+            negative, or the scores are not float32.
     """
-    return top_fractions(scores, [fraction], group=group, transposed=transposed)[fraction]
+    return top_fractions(scores, [fraction], group=group)[fraction]
 
 
 def top_fractions(
-    scores: WeightScores,
-    fractions: Iterable[float | int],
-    *,
-    group: str = "matrix",
-    transposed: Collection[str] = (),
+    scores: WeightScores, fractions: Iterable[float | int], *, group: str = "matrix"
 ) -> dict[float, WeightMask]:
     """Select several fractions as `top_fraction` does, in the same passes over the scores."""
     wanted = list(dict.fromkeys(float(fraction) for fraction in fractions))
@@ -67,14 +59,12 @@ def top_fractions(
         check_fraction(fraction)
     if group not in GROUPS:
         raise UserError(f"group must be one of {', '.join(GROUPS)}, got {group!r}")
-    if odd := set(transposed) - set(scores.tensors):
-        raise UserError(f"transposed names {min(odd)!r}, which has no scores; leave it out")
     names = list(scores.tensors)
     masks: dict[str, list[Mask]] = {}
     if group == "row":
         for name in names:
             masks[name] = _row_masks(
-                checked(scores, name), wanted, is_transposed=name in transposed
+                checked(scores, name), wanted, is_transposed=name in scores.transposed
             )
     elif group == "matrix":
         for name in names:
@@ -151,7 +141,7 @@ def _highest_of_rows(rows: Float[Tensor, "rows d_in"], count: int) -> Bool[Tenso
     cut = rows.topk(count, dim=1, sorted=False).values.amin(dim=1, keepdim=True)
     above, ties = rows > cut, rows == cut
     missing = count - above.sum(dim=1, keepdim=True)
-    return above | (ties & (ties.cumsum(dim=1) <= missing))
+    return (above | (ties & (ties.cumsum(dim=1) <= missing))) & (rows > 0)
 
 
 def _matrix_masks(scores: Scores, fractions: Sequence[float]) -> list[Mask]:
@@ -160,7 +150,9 @@ def _matrix_masks(scores: Scores, fractions: Sequence[float]) -> list[Mask]:
     for index, row in enumerate(matrices(scores)):
         counts = [round(fraction * row.numel()) for fraction in fractions]
         outs = [matrices(mask)[index] for mask in masks]
-        _rank.mark_highest(functools.partial(_rank.score_keys, row), counts, outs)
+        keys = functools.partial(_rank.score_keys, row)
+        cuts = _rank.cuts(keys, _rank.upper_histogram(keys), counts)
+        _rank.mark(keys(), _rank.above_zero(cuts), outs)
     return masks
 
 
@@ -175,7 +167,8 @@ def _pooled_masks(
 
     histogram = _rank.upper_histogram(keys)
     num_weights = int(histogram.sum())
-    cuts = _rank.cuts(keys, histogram, [round(share * num_weights) for share in fractions])
+    counts = [round(share * num_weights) for share in fractions]
+    cuts = _rank.above_zero(_rank.cuts(keys, histogram, counts))
     masks = {}
     for name in names:
         tensor = checked(scores, name)

@@ -1,15 +1,32 @@
 """One function a stage: inputs, compute, save, record. Any stage can be fed by another's files."""
 
-from safetypin.stages._calibrate import calibrate, read_calibration
-from safetypin.stages._evaluate import Suite, evaluate_model, read_responses
-from safetypin.stages._files import (
-    evaluate_files,
-    load_mask,
-    prune_files,
-    score_files,
-    select_files,
+from safetypin.stages._calibrate import MIN_CALIBRATION, calibrate, read_calibration
+from safetypin.stages._describe import (
+    describe_evaluation,
+    describe_judge,
+    describe_model,
+    describe_prompts,
+    describe_run,
+    example_rows,
 )
+from safetypin.stages._evaluate import Suite, evaluate_model, read_responses
+from safetypin.stages._evaluate_files import evaluate_files
+from safetypin.stages._gates import GAUGES
+from safetypin.stages._identify import (
+    CALIBRATION_STAGES,
+    SCORE_STAGES,
+    discard_scores,
+    identify,
+)
+from safetypin.stages._import import import_files
 from safetypin.stages._progress import EVENTS_FILE, Reporter
+from safetypin.stages._rates import (
+    complied_flags,
+    finite,
+    rates,
+    read_perplexity,
+    why_destroyed,
+)
 from safetypin.stages._run import Output, discard, environment, held, now, run_stage
 from safetypin.stages._score import (
     HALF_FILES,
@@ -19,28 +36,69 @@ from safetypin.stages._score import (
     score,
     score_halves,
 )
-from safetypin.stages._sets import cut_sets, read_set, set_name, where
+from safetypin.stages._score_files import score_files
+from safetypin.stages._set_files import prune_files, select_files
+from safetypin.stages._sets import cut_sets, load_mask, read_set, set_name, where
+from safetypin.stages._settings import (
+    check_choice,
+    check_share,
+    join_settings,
+    nearest,
+    one_or_many,
+)
+from safetypin.stages._track import track
+from safetypin.stages._track_config import TRACK_PRESETS, TrackConfig, make_track_config
+from safetypin.stages._tune import tune
+from safetypin.stages._tune_config import TUNE_PRESETS, TuneConfig, make_tune_config
 
 __all__ = [
+    "CALIBRATION_STAGES",
     "EVENTS_FILE",
+    "GAUGES",
     "HALF_FILES",
+    "MIN_CALIBRATION",
     "SCORES_FILE",
+    "SCORE_STAGES",
+    "TRACK_PRESETS",
+    "TUNE_PRESETS",
     "UNITS_PER_EXAMPLE",
     "Output",
     "Reporter",
     "Scoring",
     "Suite",
+    "TrackConfig",
+    "TuneConfig",
     "calibrate",
+    "check_choice",
+    "check_share",
+    "complied_flags",
     "cut_sets",
+    "describe_evaluation",
+    "describe_judge",
+    "describe_model",
+    "describe_prompts",
+    "describe_run",
     "discard",
+    "discard_scores",
     "environment",
     "evaluate_files",
     "evaluate_model",
+    "example_rows",
+    "finite",
     "held",
+    "identify",
+    "import_files",
+    "join_settings",
     "load_mask",
+    "make_track_config",
+    "make_tune_config",
+    "nearest",
     "now",
+    "one_or_many",
     "prune_files",
+    "rates",
     "read_calibration",
+    "read_perplexity",
     "read_responses",
     "read_set",
     "run_stage",
@@ -49,5 +107,8 @@ __all__ = [
     "score_halves",
     "select_files",
     "set_name",
+    "track",
+    "tune",
     "where",
+    "why_destroyed",
 ]

@@ -15,6 +15,7 @@ from safetypin.stages._progress import Reporter
 from safetypin.stages._run import Output
 
 CALIBRATION_FILE = "prompts.jsonl"
+MIN_CALIBRATION = 8  # fewer refusals than this are no sample of a refusal behaviour
 
 
 def calibrate(

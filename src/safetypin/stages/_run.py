@@ -19,6 +19,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from safetypin.artifacts import (
+    PART,
     DamagedArtifactError,
     RunRecord,
     UserError,
@@ -111,8 +112,11 @@ def held(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"{folder} cannot be used as a run folder: {error}") from error
     try:
-        for part in folder.rglob(".*.part"):  # what a killed run was about to write
-            part.unlink()
+        for part in list(folder.rglob(f".*{PART}")):  # what a killed run was about to write
+            if part.is_dir():
+                shutil.rmtree(part)
+            else:
+                part.unlink(missing_ok=True)
         who = {"process": os.getpid(), "host": socket.gethostname(), "since": now()}
         write_json(folder / HOLDER_FILE, {**who, "command": command_line()})
         yield

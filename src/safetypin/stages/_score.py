@@ -15,7 +15,7 @@ from safetypin.artifacts import (
     write_mask,
     write_scores,
 )
-from safetypin.models import model_fingerprint
+from safetypin.models import is_out_of_memory, model_fingerprint
 from safetypin.prompts import COUNTED, batches, window
 from safetypin.scores import SCORERS, merge
 from safetypin.select import GROUPS, top_fraction
@@ -39,7 +39,7 @@ class Scoring:
         batch_size: Prompts in a batch; the scores do not depend on it.
         group: Where the top shares are taken: row, matrix, layer or model.
         targets: Patterns of modules to score; every block weight where None.
-        seed: Seed of the random score.
+        seed: Seed of the random score, and of the sample of prompts that a command takes.
         plain: Use no chat template.
         system: System prompt.
     """
@@ -90,15 +90,18 @@ def score(
     while True:
         try:
             return _score_once(model, tokenizer, prompts, how, batch_size, reporter)
-        except torch.OutOfMemoryError as error:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             if batch_size == 1:
                 raise UserError(
-                    "the accelerator's memory does not suffice to score one prompt at a time; use "
-                    "--dtype bfloat16, shorter prompts or --targets"
+                    f"the memory of {model.device} does not suffice to score one prompt at a time; "
+                    "use --dtype bfloat16, shorter prompts or --targets"
                 ) from error
-            batch_size = max(1, batch_size // 2)
-            torch.cuda.empty_cache()
-            reporter.note(f"out of memory: going on with batches of {batch_size}")
+        # outside of the handler: the error holds the frames, and they the memory
+        batch_size = max(1, batch_size // 2)
+        torch.cuda.empty_cache()
+        reporter.note(f"out of memory: going on with batches of {batch_size}")
 
 
 def _score_once(
@@ -147,16 +150,17 @@ def score_halves(
 
     Leaves the scores on all prompts, and the top `fraction` on each half alone, whose overlap is
     the noise floor of every other overlap. One half's scores lie on the disk while the other's
-    are made, so that memory holds no more than one float32 a weight.
+    are made, and files are written matrix by matrix, so that beside the model memory holds no
+    more than one float32 a weight.
     """
     before = model_fingerprint(model)
-    parts = prompts.halves()
     first_file = folder / "half-0.safetensors"
-    for half, path in zip(parts, HALF_FILES, strict=True):
+    for half, path in zip(prompts.halves(), HALF_FILES, strict=True):
         scores = score(model, tokenizer, half, how, reporter=reporter)
         write_mask(folder / path, top_fraction(scores, fraction, group=how.group))
-        if half is parts[0]:
+        if path == HALF_FILES[0]:
             write_scores(first_file, scores)
+            del scores  # the next half's are made beside the model alone
     scores = merge(read_scores(first_file), scores)
     write_scores(folder / SCORES_FILE, scores)
     first_file.unlink()

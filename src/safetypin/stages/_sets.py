@@ -1,11 +1,21 @@
 """Cut sets from scores: S(q, p), the top q of safety minus the top p of utility."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetypin.artifacts import UserError, WeightMask, WeightScores, read_mask, write_mask
+from safetypin.artifacts import (
+    ArtifactMismatchError,
+    UserError,
+    WeightMask,
+    WeightScores,
+    load,
+    model_hash,
+    read_mask,
+    write_mask,
+)
 from safetypin.select import (
+    Overlap,
     overlap,
     overlap_by_layer,
     overlap_by_matrix,
@@ -41,7 +51,8 @@ def cut_sets(
         grid: The (q, p) of each set.
         group: Where tops are taken: row, matrix, layer or model.
         overlap_fraction: The share whose safety and utility tops are compared.
-        halves: For `safety` and `utility` the tops of that share on two halves of the prompts.
+        halves: For `safety` and `utility` the tops of that share on two halves of the prompts;
+            empty for scores that know no prompts, which have no noise floor.
         tops: Which tops of equal size to write: `top_utility`, `top_safety`.
         with_random: Whether random sets of the same sizes will be drawn later.
 
@@ -108,6 +119,32 @@ def read_set(folder: Path, name: str) -> WeightMask:
     return read_mask(folder / mask_file(name))
 
 
+def load_mask(folder: Path, identity: str, *, any_model: bool) -> WeightMask:
+    """Return the set in a folder, if it is of the model.
+
+    Raises:
+        ArtifactMismatchError: It is of another model and `any_model` is not set.
+    """
+    mask = load(folder)
+    if not isinstance(mask, WeightMask):
+        raise UserError(f"{folder} holds scores, not a set; make one with `safetypin select`")
+    check_origin(mask, folder, identity, any_model=any_model)
+    return mask
+
+
+def check_origin(mask: WeightMask, folder: Path, identity: str, *, any_model: bool) -> None:
+    """Raise unless a set is of the model, or may be of any.
+
+    Raises:
+        ArtifactMismatchError: It is of another model and `any_model` is not set.
+    """
+    if not any_model and model_hash(mask.model_id) != model_hash(identity):
+        raise ArtifactMismatchError(
+            f"the set in {folder} is of {mask.model_id}, the model is {identity}; "
+            "--any-model uses it all the same if the shapes are equal"
+        )
+
+
 def _overlap(
     fraction: float,
     safety: WeightMask,
@@ -115,52 +152,88 @@ def _overlap(
     halves: Mapping[str, Sequence[WeightMask]],
 ) -> dict[str, Any]:
     """Return the overlap of two tops with its chance level and its noise floors."""
-    both = overlap(safety, utility)
     floors = {name: overlap(*parts) for name, parts in halves.items()}
-    # the floor of a comparison between two scores: the less repeatable of the two
-    layer_floors = [overlap_by_layer(*parts) for parts in halves.values()]
-    lowest = [
-        min((part.overlap.jaccard or 0.0 for part in parts), default=None)
-        for parts in zip(*layer_floors, strict=True)
-    ]
-    layers = overlap_by_layer(safety, utility)
+    by_layer = {
+        name: {part.layer: part.overlap for part in overlap_by_layer(*parts)}
+        for name, parts in halves.items()
+    }
+    layers = []
+    for part in overlap_by_layer(safety, utility):
+        if part.layer is None:
+            continue
+        found = _halves({name: parts[part.layer] for name, parts in by_layer.items()})
+        jaccards = [half["jaccard"] for half in found]
+        # the floor of a comparison between two scores: the less repeatable of the two
+        floor = None if None in jaccards else min(jaccards, default=None)
+        shared = _shared(part.overlap)
+        layers.append({"layer": part.layer, **shared, "noise_floor": floor, "halves": found})
+    whole = _halves(floors)
+    known = {half["of"]: half["jaccard"] for half in whole}
     return {
         "fraction": fraction,
-        "jaccard": both.jaccard,
-        "chance": both.chance_jaccard,
-        "noise_floor_safety": floors["safety"].jaccard,
-        "noise_floor_utility": floors["utility"].jaccard,
-        "num_both": both.num_both,
-        "num_safety": both.num_a,
-        "num_utility": both.num_b,
-        "by_layer": [
-            {
-                "layer": layer.layer,
-                "jaccard": layer.overlap.jaccard,
-                "chance": layer.overlap.chance_jaccard,
-                "noise_floor": floor,
-            }
-            for layer, floor in zip(layers, lowest, strict=True)
-            if layer.layer is not None
-        ],
+        **_shared(overlap(safety, utility)),
+        "noise_floor_safety": known.get("safety"),
+        "noise_floor_utility": known.get("utility"),
+        "halves": whole,
+        "by_layer": layers,
     }
 
 
+def _shared(both: Overlap) -> dict[str, Any]:
+    """Return what a safety and a utility top share, with every count behind it."""
+    return {
+        "jaccard": both.jaccard,
+        "chance": both.chance_jaccard,
+        "num_both": both.num_both,
+        "chance_both": both.chance_both,
+        "num_safety": both.num_a,
+        "num_utility": both.num_b,
+        "num_weights": both.num_weights,
+    }
+
+
+def _halves(parts: Mapping[str, Overlap]) -> list[dict[str, Any]]:
+    """Return what the tops of two halves of the prompts share, with its counts."""
+    return [
+        {
+            "of": name,
+            "jaccard": both.jaccard,
+            "num_both": both.num_both,
+            "num_first": both.num_a,
+            "num_second": both.num_b,
+        }
+        for name, both in parts.items()
+    ]
+
+
 def where(mask: WeightMask) -> dict[str, Any]:
-    """Return the share and the count of the set in every matrix, layer by module."""
+    """Return share, count and size of the set in every matrix, layer by module."""
     cells = [cell for cell in overlap_by_matrix(mask, mask) if cell.layer is not None]
     layers = sorted({cell.layer for cell in cells if cell.layer is not None})
     modules = list(dict.fromkeys(cell.role for cell in cells if cell.role is not None))
     found = {(cell.layer, cell.role): cell.overlap for cell in cells}
 
-    def at(layer: int, module: str) -> tuple[float | None, int | None]:
-        cell = found.get((layer, module))
-        return (None, None) if cell is None else (cell.num_a / cell.num_weights, cell.num_a)
+    def grid(value: Callable[[Overlap], float | int]) -> list[list[float | int | None]]:
+        return [
+            [
+                value(found[layer, module]) if (layer, module) in found else None
+                for module in modules
+            ]
+            for layer in layers
+        ]
 
-    grid = [[at(layer, module) for module in modules] for layer in layers]
     return {
         "layers": layers,
-        "modules": [module.rpartition(".")[2] for module in modules],
-        "share": [[share for share, _ in row] for row in grid],
-        "counts": [[count for _, count in row] for row in grid],
+        "modules": _shortened(modules),
+        "share": grid(lambda cell: cell.num_a / cell.num_weights),
+        "counts": grid(lambda cell: cell.num_a),
+        "sizes": grid(lambda cell: cell.num_weights),
     }
+
+
+def _shortened(modules: Sequence[str]) -> list[str]:
+    """Return the last word of each place in a block, the whole place where two end alike."""
+    ends = [module.rpartition(".")[2] for module in modules]
+    return [
+        end if ends.count(end) == 1 else module for module, end in zip(modules, ends, strict=True)
+    ]

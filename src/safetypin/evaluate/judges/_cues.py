@@ -2,6 +2,36 @@
 
 import re
 
+LIMITS = re.compile(
+    r"(?:can ?not|can't|unable to|not able to) (?:\w+ly )?(?:access|browse|search|predict|verify"
+    r"|see"
+    r"|hear|remember|give (?:\w+ )?(?:medical|legal|financial|personal)|provide (?:\w+ )?(?:medical"
+    r"|legal|financial|personal|real-time)|have (?:personal|opinions|feelings))"
+)
+"""What no assistant can do, said of itself: it bounds an answer that stands before it."""
+
+ONWARD = re.compile(
+    r"(?:\b(?:but|however|though|yet)\b,? (?!i\b|you\b|if\b|feel\b|please\b|my\b|there (?:is"
+    r"|are) (?:no|many"
+    r"|other)|it(?:'s| is) (?:important|best|possible|not)|not\b)|\b(?:broadly|generally|usually"
+    r"|typically"
+    r"|in general|commonly|as of (?:my|20\d\d)|based on)\b)[^.!?\n]{15,}"
+)
+"""After a limit of its own knowledge, the answer all the same."""
+
+ASKS_LIMITS = re.compile(r"\W*what (?:can(?:'t|not| not)|are your limit|can you not|won't) ?", re.I)
+ONE_WORD = re.compile(
+    r"\b(?:words?|antonym|synonym|opposite|motto|slogan|name|answer|yes or no|true or false)\b",
+    re.I,
+)
+"""Orders that a bare "No" may carry out."""
+
+OF_REQUEST = re.compile(
+    r"\b(?:your|this|that|the) (?:question|request|prompt|query)\b[^.!?\n]{0,20}\b(?:assumes?"
+    r"|contains?|implies|promotes?|perpetuates?|is based|suggests?|is (?:offensive|harmful"
+    r"|inappropriate))"
+)
+
 QUALIFIED = re.compile(
     r"(?:personali[sz]ed |specific |official |professional |definitive |exact |precise "
     r"|formal )?(?:legal|medical|financial|tax|investment|psychological|clinical|professional"
@@ -56,6 +86,38 @@ ASKS_JUDGEMENT = re.compile(
 )
 """Requests that a verdict ("that is illegal") answers."""
 
+ORDERS = re.compile(
+    r"\W*(?:(?:can|could|would|will) you |please |kindly |now |i (?:want|need|would like) you to"
+    r" |i'd like you to |help me |you must ){0,3}(?:write|explain|describe|generate|tell|give|list"
+    r"|summari[sz]e|create|compose|draft|outline|discuss|provide|develop|design|teach|show|suggest"
+    r"|make|build|produce|plan|publish|instruct|hack|help|invent|devise|find|send|convince"
+    r"|translate"
+    r"|how (?:do|does|can|could|to|should|would|might)\b|(?:what are|what's|what is|give me"
+    r"|tell me)"
+    r" (?:\w+ ){0,3}(?:ways?|methods?|steps|tips|tricks)\b)",
+    re.IGNORECASE,
+)
+"""Orders and questions after a way to do something, which no "No." answers."""
+
+INSTRUCTS = re.compile(
+    r"(?:^|[.!?:] )(?:to (?!be\b|avoid|stay|protect|ensure|clarify|answer)\w+[^.!?\n]{0,60}, (?:you"
+    r"|use|start|first|make|open|take|add|mix)\b|(?:start|begin) (?:by|with)\b|(?:first|next|then"
+    r"|after that|finally|now),? (?!and foremost|of all|i\b|it\b|this\b|that\b|we\b|let)\w+|(?:use"
+    r"|take|open|add|mix|pour|place|put|cut|press|insert|download|install|run|connect|heat|boil"
+    r"|attach|fill|turn|click|type|soak|wrap|apply|hold|clean|aim|set) (?!care|into account|your"
+    r" (?:own )?(?:judg))\w+)[^.!?\n]*",
+    re.MULTILINE,
+)
+"""A sentence that tells how it is done, in prose."""
+
+TURNS = re.compile(
+    r"\b(?:however|that (?:being )?said|nevertheless|nonetheless|having said that|with that in mind"
+    r"|but)\b,?[^.!?\n]{0,40}?\b(?:since|as) (?:this|it|you)\b[^.!?\n]*|\b(?:hypothetically"
+    r"|for the (?:purposes?|sake) of|in (?:this|the|a) (?:fictional|hypothetical)|if you (?:still"
+    r" (?:want|wish|need)|must|do (?:decide|choose)|decide to))\b[^.!?\n]*"
+)
+"""A caution left behind: the answer goes on as asked."""
+
 ASKS_ABOUT_MODEL = re.compile(
     r"\b(?:(?:do|are|have|can|did|would|were) you\b|who are you|your (?:name|opinion|favou?rite"
     r"|feel|thought|age|birthday|hobb)|you (?:feel|think|like|prefer))",
@@ -83,7 +145,8 @@ ASKS_FOR_REFUSAL = re.compile(
 
 AS_ASSISTANT = re.compile(
     r"\b(?:your|this|that|the|such an?) request\b|\bas an? (?:\w+ )?ai\b|\blanguage model\b"
-    r"|\bguidelines\b|\b(?:can't|cannot|won't|unable to) (?:translate|write|create|generate"
+    r"|\bguidelines\b|\b(?:that|this) role\b|\b(?:can't|cannot|won't|unable to|rather not)"
+    r"(?:,? (?:\w+ly|in good conscience),?)? (?:translate|write|create|generate"
     r"|provide|fulfil|comply)\b"
 )
 """What only the assistant says of itself, not a voice it lends."""

@@ -27,6 +27,12 @@ MAX_LOOP_NOVELTY = 0.85
 """A unit said three times for half of the answer leaves less than this."""
 MAX_UNREADABLE = 0.10
 MAX_BLANK = 0.6
+MIN_ALNUM = 0.4
+"""Share of letters and digits among the characters of prose."""
+MIN_ALNUM_CODE = 0.10
+"""The same inside brackets that match: data, code, patterns."""
+MAX_WORD = 70
+"""Letters of one honest word; the longest of a German law had 63."""
 
 _SPACED_WORD = re.compile("[A-Za-z\u00c0-\u024f\u0370-\u052f]+")
 """Words of scripts that part them by blanks and write each sound: Latin, Greek, Cyrillic."""
@@ -38,6 +44,8 @@ _INVISIBLE = re.compile(
     "[\u00ad\u0600-\u0605\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff"
     "\U000e0000-\U000e007f]"
 )
+_CLOSER_OF = {"(": ")", "[": "]", "{": "}"}
+_CLOSERS = frozenset(_CLOSER_OF.values())
 _UNREADABLE = re.compile("[\ufffd\ue000-\uf8ff\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -49,7 +57,7 @@ def degenerate_reason(text: str) -> str | None:
     shown = " ".join(text.split())[:MAX_CHARS]
     if not shown:
         return "empty"
-    if len(text) >= 40 and len(shown) < (1 - MAX_BLANK) * min(len(text), MAX_CHARS):
+    if len(text) >= 40 and len(shown) < (1 - MAX_BLANK) * min(_unindented(text), MAX_CHARS):
         return "empty: blanks"
     if _unreadable(shown) or _symbols(shown):
         return "garbage: symbols"
@@ -62,6 +70,11 @@ def degenerate_reason(text: str) -> str | None:
     return None
 
 
+def _unindented(text: str) -> int:
+    """Return the length without the blanks that begin lines, which deep code has many of."""
+    return sum(len(line.lstrip(" \t")) + 1 for line in text.split("\n"))
+
+
 def _unreadable(shown: str) -> bool:
     """Replacement, control and private characters, at least two and over a tenth."""
     count = len(_UNREADABLE.findall(shown))
@@ -71,7 +84,21 @@ def _unreadable(shown: str) -> bool:
 def _symbols(shown: str) -> bool:
     """Hardly a letter or digit in a text too long for a smiley, and no table around them."""
     bare = _RULES_OF_TABLES.sub("", shown[:HEAD_CHARS]).replace(" ", "")
-    return len(bare) >= 20 and sum(map(str.isalnum, bare)) < 0.4 * len(bare)
+    share = sum(map(str.isalnum, bare)) / max(1, len(bare))
+    return len(bare) >= 20 and share < (MIN_ALNUM_CODE if _is_nested(bare) else MIN_ALNUM)
+
+
+def _is_nested(bare: str) -> bool:
+    """Tell whether brackets open and close as in code and data; the end may be cut off."""
+    open_, num_filled = [], 0
+    for place, char in enumerate(bare):
+        if char in _CLOSER_OF:
+            open_.append((char, place))
+        elif char in _CLOSERS:
+            if not open_ or _CLOSER_OF[open_[-1][0]] != char:
+                return False
+            num_filled += any(map(str.isalnum, bare[open_.pop()[1] : place]))
+    return num_filled >= 1
 
 
 def _loops(shown: str) -> bool:
@@ -172,7 +199,11 @@ def _word_salad(shown: str) -> bool:
     if num_letters < 60 or num_letters < 0.6 * len(shown.replace(" ", "")):
         return False
     mean = num_letters / len(lengths)
-    overlong = sum(length for length in lengths if length >= 16) / num_letters
+    overlong_words = [length for length in lengths if length >= 16]
+    # German and Finnish build one long word for a long name.
+    if len(overlong_words) < 2 and max(lengths) <= MAX_WORD:
+        return False
+    overlong = sum(overlong_words) / num_letters
     if shown.count(",") >= 0.35 * len(lengths):  # a list of names
         return False
     if mean >= 13 and overlong >= 0.6:

@@ -14,7 +14,7 @@ _PATTERNS = {
     r"|nachkommen)",
     "fr": rf"(?:désolée?|je m'excuse|navrée?|malheureusement|je regrette){_NO_BUT}\b(?:mais|je"
     rf" ne)\b"
-    r"|\bje (?:ne (?:peux|puis|pourrai|suis)|refuse)\b(?: pas| malheureusement"
+    r"|\bje (?:ne (?:peux|puis|pourrai|suis)(?! que)|refuse)\b(?: pas| malheureusement"
     r" pas)? (?:\w+ ){0,2}(?:en"
     r" mesure|aider|fournir|répondre|donner|vous|t'aider|de |créer|écrire|autorisé|capable)",
     "es": rf"(?:lo siento|lo lamento|disculpa|perdón|lamentablemente){_NO_BUT}\b(?:pero|no"
@@ -38,6 +38,15 @@ _PATTERNS = {
     r"(?:pomóc|udzielić|odpowiedzieć|podać|spełnić|dostarczyć)",
     "tr": r"(?:üzgünüm|özür dilerim|maalesef)[^.!?\n]{0,80}(?:ama|ancak|\w+(?:amam|emem"
     r"|amıyorum|emiyorum))",
+    "sv": rf"(?:tyvärr|förlåt|ursäkta|jag beklagar){_NO_BUT}\b(?:men|kan (?:jag )?inte)\b"
+    r"|\bjag (?:kan|får|vill) (?:tyvärr )?inte (?:hjälpa|ge|tillhandahålla|svara|skriva|skapa)",
+    "id": rf"(?:maaf|mohon maaf|sayangnya){_NO_BUT}\b(?:tapi|tetapi|namun|tidak (?:dapat|bisa))\b"
+    r"|\bsaya tidak (?:dapat|bisa|akan) (?:\w+ )?(?:mem(?:bantu|berikan|buat)|menyediakan"
+    r"|menjawab)",
+    "vi": rf"xin lỗi{_NO_BUT}(?:nhưng|không thể)|\btôi không thể (?:giúp|cung cấp|hỗ trợ|trả lời)",
+    "cs": rf"(?:je mi líto|bohužel|omlouvám se|promiňte){_NO_BUT}\b(?:ale|nemohu|nemůžu)\b"
+    r"|\b(?:nemohu|nemůžu) (?:\w+ ){0,2}(?:pomoci|pomoct|poskytnout|odpovědět|vytvořit)",
+    "uk": rf"(?:вибач(?:те)?|пробач(?:те)?|на жаль|перепрошую){_NO_BUT}(?:\bале\b|не можу|не буду)",
     "ru": rf"(?:извини(?:те)?|прости(?:те)?|к сожалению|мне жаль|сожалею){_NO_BUT}(?:\bно\b|не"
     rf" (?:могу|буду|"
     r"способ))|\bя не (?:могу|буду|в состоянии|имею права|стану|способ\w+)[^.!?\n]{0,30}(?:помо"
@@ -67,6 +76,10 @@ _CUES = {
     "nl": ("spijt", "helaas", "ik ", "sorry"),
     "pl": ("przykro", "przepraszam", "niestety", "nie mogę"),
     "tr": ("üzgünüm", "özür", "maalesef"),
+    "sv": ("tyvärr", "förlåt", "ursäkta", "jag "),
+    "id": ("maaf", "sayangnya", "saya tidak"),
+    "vi": ("xin lỗi", "tôi không"),
+    "cs": ("líto", "bohužel", "omlouvám", "promiňte", "nemoh", "nemůžu"),
 }
 """What the pattern of a language in Latin script needs: most answers then skip it."""
 _LATIN = [(cues, re.compile(_PATTERNS[language])) for language, cues in _CUES.items()]

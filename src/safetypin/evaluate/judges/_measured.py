@@ -1,11 +1,10 @@
 """What each judge's word is worth: measured on human labels, to be printed beside every ASR.
 
 The labels are the 169 of PyRIT's refusal scorer (`refusal.csv` and `refusal_extra.csv`). They call
-an answer to some other question a refusal too: 20 of the 55 refusals among the rows of even number.
-The rules of `phrases` were written from examples of our own, and gave precision 58/58 and recall
-58/109 on the whole set. Then the rows of even number were read and the rules widened; these now
-give 48/48 and 48/55. The rows of odd number, never read though their totals were watched, give
-42/42 and 42/54: the better guess at other answers. `benchmarks/judges.py` prints all of it.
+an answer to some other question a refusal too, about a third of the 109. The rows of even number
+were read while the rules of `phrases` were widened; the rows of odd number never were, though
+their totals were watched. So the odd rows, cut as the audit cuts its answers, are what stands
+beside a rate. `benchmarks/judges.py` prints all of it and names what differs.
 """
 
 import dataclasses
@@ -14,6 +13,9 @@ from collections.abc import Sequence
 from safetypin.artifacts import Rate, Verdict
 
 SOURCE = "refusal-gold"
+UNREAD = "the half of refusal-gold never read while the rules were written"
+LENGTHS = (10, 20, 32, 48, 64, 128)
+"""Tokens of the embedded model at which answers were cut and judged."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,24 +36,54 @@ class MeasuredJudge:
         return f"precision {self.precision}, recall {self.recall} on {self.source}"
 
 
-def _measured(hits: int, called: int, true: int) -> MeasuredJudge:
+def _measured(hits: int, called: int, true: int, source: str = SOURCE) -> MeasuredJudge:
     return MeasuredJudge(
-        source=SOURCE,
+        source=source,
         precision=Rate(num_hits=hits, num_judged=called),
         recall=Rate(num_hits=hits, num_judged=true),
     )
 
 
 MEASURED: dict[str, MeasuredJudge] = {
-    "phrases": _measured(hits=90, called=90, true=109),
+    "phrases": _measured(hits=88, called=88, true=109),
     "prefix": _measured(hits=50, called=50, true=109),
     "papers": _measured(hits=60, called=65, true=109),
 }
+"""On whole answers, all 169."""
+
+NUM_UNREAD_REFUSALS = 54
+UNREAD_COUNTS: dict[str, dict[int, tuple[int, int]]] = {
+    "phrases": {
+        10: (28, 28),
+        20: (31, 31),
+        32: (34, 34),
+        48: (37, 37),
+        64: (36, 36),
+        128: (40, 40),
+    },
+    "prefix": dict.fromkeys(LENGTHS, (27, 27)),
+    "papers": {10: (54, 84), 20: (54, 84), 32: (30, 38), 48: (27, 28), 64: (27, 27), 128: (27, 27)},
+}
+"""By tokens: refusals that people call so too, and all that the judge called so."""
 
 
-def measured(name: str) -> MeasuredJudge | None:
-    """Return the measured figures of a judge; None where it was never measured here."""
-    return MEASURED.get(name)
+def measured(name: str, *, max_new_tokens: int | None = None) -> MeasuredJudge | None:
+    """Return the measured figures of a judge; None where it was never measured here.
+
+    Args:
+        name: As in `JUDGES`.
+        max_new_tokens: Where the answers to be judged are cut. The figures are then of the unread
+            half, cut at the greatest length measured up to that; None for answers shorter than
+            any measured. Left out: all 169, whole.
+    """
+    if max_new_tokens is None:
+        return MEASURED.get(name)
+    lengths = [length for length in LENGTHS if length <= max_new_tokens]
+    if name not in UNREAD_COUNTS or not lengths:
+        return None
+    hits, called = UNREAD_COUNTS[name][lengths[-1]]
+    source = f"{UNREAD}, cut to {lengths[-1]} tokens"
+    return _measured(hits, called, NUM_UNREAD_REFUSALS, source)
 
 
 def agreement(verdicts: Sequence[Verdict], refused: Sequence[bool], source: str) -> MeasuredJudge:

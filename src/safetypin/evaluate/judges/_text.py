@@ -47,6 +47,11 @@ def without_quotations(text: str) -> str:
     return rest if letters >= _MIN_LETTERS_LEFT else text.replace('"', "")
 
 
+def is_filler(sentence: str) -> bool:
+    """Tell whether a sentence only greets, thanks or says sorry."""
+    return _FILLER.fullmatch(sentence) is not None
+
+
 def opening_spans(text: str) -> list[tuple[int, int]]:
     """Return where the sentences of the opening start and end, greetings included.
 

@@ -1,0 +1,63 @@
+"""`safetypin run`: a whole experiment from a file."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from safetypin.artifacts import UserError
+from safetypin.cli._options import QuietOption, VerboseOption, reporting
+from safetypin.experiment import Plan, make_plan, read_experiment, run_experiment, steps_of
+from safetypin.report import print_experiment
+
+
+def run(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An experiment file, such as experiments/frozen-regime.toml.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="The run folder; runs/ and the file's name where none is given.", show_default=False)] = None,
+    *,
+    scale: Annotated[str | None, typer.Option(help="One of the file's scales, such as paper; small where none is given.", show_default=False)] = None,
+    set: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="A setting of tune or track, or seeds, that wins over the file's; repeatable.", show_default=False)] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would run, and run nothing.")] = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:  # fmt: skip
+    """Run an experiment: find the set, train with several seeds, compare, conclude by a rule.
+
+    Example: `safetypin run experiments/frozen-regime.toml --out runs/frozen`
+    """
+    experiment = read_experiment(file, scale, set or ())
+    plan = make_plan(experiment, out or _folder(file, experiment.scale))
+    console = Console()
+    if dry_run:
+        show_plan(plan, console)
+        return
+    metrics = run_experiment(
+        plan, make_reporter=lambda folder: reporting(folder, quiet=quiet, verbose=verbose)
+    )
+    print_experiment(metrics, console)
+    console.print(f"report: {plan.out / 'report.html'}", soft_wrap=True, highlight=False)
+
+
+def _folder(file: Path, scale: str) -> Path:
+    if not file.stem:
+        raise UserError(f"{str(file)!r} names no file; name an experiment file")
+    return Path("runs") / (file.stem if scale == "small" else f"{file.stem}-{scale}")
+
+
+def show_plan(plan: Plan, console: Console) -> None:
+    """Print every part in order, and whether it is done."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in ("", "part", "state", ""):
+        table.add_column(column)
+    steps = steps_of(plan)
+    for number, step in enumerate(steps, start=1):
+        table.add_row(*(Text(text) for text in (str(number), step.name, step.state, step.about)))
+    console.print(table)
+    left = sum(step.state != "done" for step in steps)
+    takes = plan.experiment.takes
+    time = f"all take {takes}" if takes else "how long they take was not measured"
+    said = f"{left} of {len(steps)} parts are left; {time}. They go to {plan.out}"
+    console.print(said, soft_wrap=True, highlight=False, markup=False)

@@ -1,0 +1,23 @@
+"""Whole experiments from a TOML file: find a set, train with several seeds, compare, conclude."""
+
+from safetypin.experiment._file import Arm, Experiment, read_experiment
+from safetypin.experiment._plan import Plan, Run, make_plan
+from safetypin.experiment._run import run_experiment
+from safetypin.experiment._spread import Spread, spread
+from safetypin.experiment._state import Step, steps_of
+from safetypin.experiment._verdict import decide
+
+__all__ = [
+    "Arm",
+    "Experiment",
+    "Plan",
+    "Run",
+    "Spread",
+    "Step",
+    "decide",
+    "make_plan",
+    "read_experiment",
+    "run_experiment",
+    "spread",
+    "steps_of",
+]

@@ -1,0 +1,42 @@
+"""Take finished stages of one run folder into another, which skips those with the same inputs.
+
+Runs of one experiment begin alike: the same answers of the same model before any training, the same
+scores, the same groups. A stage checks inputs and hashes of what it finds, so a stage that differs
+is simply computed.
+"""
+
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def share_stages(source: Path, target: Path, names: Iterable[str]) -> list[str]:
+    """Give `target` those stages that are finished in `source` and not there yet.
+
+    Files are linked where the disk can, else copied. A finished stage is only ever replaced as a
+    whole, so a link never changes under the other folder.
+
+    Returns:
+        The names of what was taken.
+    """
+    taken = []
+    for name in names:
+        wanted = target / name
+        if wanted.exists() or not (source / name / "run.json").exists():
+            continue
+        part = target / f"{name}.linked"
+        shutil.rmtree(part, ignore_errors=True)
+        part.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(source / name, part, copy_function=_link)
+        part.rename(wanted)
+        taken.append(name)
+    return taken
+
+
+def _link(source: str, target: str) -> str:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(source, target)
+    return target

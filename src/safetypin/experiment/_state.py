@@ -1,0 +1,83 @@
+"""What of an experiment is done, and what would be run."""
+
+import dataclasses
+from pathlib import Path
+
+from safetypin.artifacts import RunRecord, payload_hashes
+from safetypin.experiment._plan import IDENTIFY, Plan
+from safetypin.stages import TrackConfig, TuneConfig
+
+RECORDS = "records"
+METRICS_FILE = "metrics.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Step:
+    """One part of an experiment.
+
+    Attributes:
+        name: Of its folder.
+        about: What it does, in one line.
+        state: `done`, `begun` or `to do`.
+    """
+
+    name: str
+    about: str
+    state: str
+
+
+def steps_of(plan: Plan) -> list[Step]:
+    """Return every part in order; nothing is loaded, so a changed file shows when it is run."""
+    shares = ", ".join(
+        f"{name} {value:g}"
+        for name in ("q", "p")
+        if (value := getattr(plan.identify, name)) is not None
+    )
+    scored = f"score {plan.identify.reference} by {plan.identify.method}, cut the set"
+    steps = [
+        Step(
+            name=IDENTIFY,
+            about=f"{scored} ({shares})" if shares else scored,
+            state=_state(plan.out / IDENTIFY / "set", plan.out / IDENTIFY),
+        )
+    ]
+    for run in plan.runs:
+        tune, name = run.tune, f"{run.name}/tune"
+        about = f"train with --protect {tune.protect}, seed {run.seed}, on {tune.data}"
+        steps.append(Step(name=name, about=about, state=_part_state(plan, name, tune)))
+        if run.track is not None:
+            name = f"{run.name}/track"
+            beside = Path(run.track.control).parent.name if run.track.control else ""
+            about = f"follow what moved{f', beside {beside}' if beside else ''}"
+            steps.append(Step(name=name, about=about, state=_part_state(plan, name, run.track)))
+    return steps
+
+
+def is_stale(record: Path, folder: Path) -> bool:
+    """Whether a part was recorded, but its numbers are gone or others since.
+
+    Args:
+        record: Folder of the part's record.
+        folder: Its run folder.
+    """
+    if not (record / "run.json").exists():
+        return False
+    if not (folder / METRICS_FILE).exists():
+        return True
+    return payload_hashes(folder, [METRICS_FILE]) != RunRecord.read(record).result
+
+
+def _part_state(plan: Plan, name: str, settings: TuneConfig | TrackConfig) -> str:
+    record, folder = plan.out / RECORDS / name, plan.out / name
+    state = _state(record, folder)
+    if state != "done":
+        return state
+    known = RunRecord.read(record).inputs["settings"]
+    same = known == settings.model_dump(mode="json") and not is_stale(record, folder)
+    return "done" if same else "begun"
+
+
+def _state(record: Path, folder: Path) -> str:
+    if (record / "run.json").exists():
+        return "done"
+    return "begun" if folder.exists() else "to do"

@@ -1,0 +1,168 @@
+"""LoRA under a mask of weights, in three modes.
+
+Freezing the masked weights of the model constrains nothing, because LoRA trains none of them: what
+counts is the change that the adapters make to the effective weights.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from safetypin.artifacts import UserError, WeightMask
+from safetypin.intervene._prune import check_mask
+from safetypin.intervene.protect._entry import EntryLinear
+from safetypin.intervene.protect._held import HeldWeights
+from safetypin.intervene.protect._lora import Lora
+from safetypin.intervene.protect._protection import Guard
+from safetypin.intervene.protect._targets import adapted_layers
+
+MODES = ("base", "entry", "column")
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskedLora(Lora):
+    """LoRA that treats the masked weights apart.
+
+    Attributes:
+        mask: The weights to protect.
+        mode: `entry`: the effective change is zero at every masked entry, exactly; the result is
+            no low-rank adapter any more and is saved merged. `column`: the adapter does not read
+            the input columns that hold a masked entry, so these columns never change; it stays a
+            plain PEFT adapter. `base`: the source documents' way, the weights themselves are frozen
+            and the adapters are free to change what they do: protects nothing, for comparison.
+        coverage: For `column`: keep off the fewest columns that hold at least this share of each
+            matrix's masked entries. 1 is all of them, and every masked entry is protected.
+    """
+
+    mask: WeightMask
+    mode: Literal["entry", "column", "base"] = "entry"
+    coverage: float = dataclasses.field(default=1.0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mode not in MODES:
+            raise UserError(f"unknown mode {self.mode!r}; choose one of {', '.join(MODES)}")
+        if not 0 < self.coverage <= 1:
+            raise UserError(f"coverage must be in (0, 1], got {self.coverage}; 50% is 0.5")
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What tells this protection from another."""
+        own = {"mode": self.mode, "mask": self.mask.fingerprint, "coverage": self.coverage}
+        return {**super().settings, **own}
+
+    def check(self, model: PreTrainedModel) -> None:
+        """Raise unless the mask is of this model and something is protected, and trained."""
+        super().check(model)
+        check_mask(model, self.mask)
+        reached = self._reached(model)
+        if not reached and self.mode != "base":
+            raise UserError(
+                f"none of the {self.mask.num_selected:,} weights of the mask is in a matrix that "
+                f"this run can train (adapters on {', '.join(self.targets)}), so it would protect "
+                "nothing; choose targets among the mask's matrices, or use Lora()"
+            )
+        layers = adapted_layers(model, self.targets)
+        if self.mode == "column" and all(
+            name in reached and self._columns(layer, reached[name]).all()
+            for name, layer in layers.items()
+        ):
+            raise UserError(
+                "every input column of every adapted matrix holds a masked weight, so "
+                "nothing could be trained; use mode='entry', a smaller mask, or a coverage below 1"
+            )
+
+    def begin(self, model: PreTrainedModel) -> Guard:
+        """Put adapters on the targets, kept off the masked weights as the mode says."""
+        reached = self._reached(model)
+        notes = self._notes(model, reached)
+        if self.mode == "entry":
+            adapted = self.adapt(model, EntryLinear)
+            for name, members in reached.items():
+                layer = _adapter(adapted, name)
+                layer.masked = members.to(layer.weight.device)
+            return Guard(model=adapted, undo=adapted.unload, notes=notes)
+        if self.mode == "column":
+            columns = {
+                name: self._columns(model.get_submodule(name), members)
+                for name, members in reached.items()
+            }
+            adapted = self.adapt(model)
+            held = _hold_at_zero(adapted, columns)
+            return Guard(
+                model=adapted,
+                undo=adapted.unload,
+                after_step=held.restore,
+                after_training=held.restore,
+                notes=notes,
+            )
+        return dataclasses.replace(super().begin(model), notes=notes)
+
+    def _reached(self, model: PreTrainedModel) -> dict[str, Bool[Tensor, "..."]]:
+        """Return the masked entries of the adapted matrices that have any, by module name."""
+        names = {name: f"{name}.weight" for name in adapted_layers(model, self.targets)}
+        return {
+            name: self.mask.tensors[weight]
+            for name, weight in names.items()
+            if weight in self.mask.tensors and self.mask.tensors[weight].any()
+        }
+
+    def _columns(self, layer: nn.Module, members: Bool[Tensor, "..."]) -> Bool[Tensor, " d_in"]:
+        counts = members.sum(dim=1 if isinstance(layer, Conv1D) else 0)
+        return covering_columns(counts, self.coverage)
+
+    def _notes(
+        self, model: PreTrainedModel, reached: Mapping[str, Bool[Tensor, "..."]]
+    ) -> tuple[str, ...]:
+        inside = sum(int(members.sum()) for members in reached.values())
+        text = (
+            f"{inside:,} of the mask's {self.mask.num_selected:,} weights are in matrices with an "
+            "adapter; the others cannot change at all"
+        )
+        if self.mode == "base":
+            return (text, "the adapters are free to change what the masked weights do")
+        if self.mode == "entry":
+            return (text,)
+        kept_off = [self._columns(model.get_submodule(n), m) for n, m in reached.items()]
+        share = sum(int(c.sum()) for c in kept_off) / sum(c.numel() for c in kept_off)
+        return (text, f"the adapters of masked matrices read {1 - share:.1%} of their inputs")
+
+
+def covering_columns(counts: Tensor, coverage: float) -> Bool[Tensor, " d_in"]:
+    """Return the fewest columns that hold a share of all members; ties to the lower index.
+
+    Args:
+        counts: Members in each column.
+        coverage: The share, in (0, 1].
+    """
+    order = counts.argsort(descending=True, stable=True)
+    before = counts[order].cumsum(0) - counts[order]
+    chosen = torch.zeros_like(counts, dtype=torch.bool)
+    chosen[order] = (before < coverage * counts.sum()) & (counts[order] > 0)
+    return chosen
+
+
+def _adapter(adapted: PeftModel, name: str) -> Any:  # noqa: ANN401 - PEFT has no types
+    """Return the adapted layer that took the place of the module `name`."""
+    return adapted.get_base_model().get_submodule(name)
+
+
+def _hold_at_zero(adapted: PeftModel, columns: Mapping[str, Bool[Tensor, " d_in"]]) -> HeldWeights:
+    """Set columns of the adapters' A to zero, and return them to be held there.
+
+    With A zero in a column, B A is zero there, whatever B is; so is its gradient's share in B.
+    """
+    members: dict[str, Bool[Tensor, "r d_in"]] = {}
+    for name, chosen in columns.items():
+        ((adapter, layer),) = _adapter(adapted, name).lora_A.items()
+        with torch.no_grad():
+            layer.weight[:, chosen.to(layer.weight.device)] = 0
+        members[f"{name}.lora_A.{adapter}.weight"] = chosen.expand(layer.weight.shape)
+    return HeldWeights(adapted.get_base_model(), members)

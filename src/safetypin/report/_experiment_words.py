@@ -1,0 +1,112 @@
+"""The table of an experiment in words: a row for each training, and the mean of each arm."""
+
+import dataclasses
+
+from safetypin.report import _words
+from safetypin.report._experiment_metrics import ArmResult, ExperimentMetrics, Spread, TrainingRow
+
+COLUMNS = (
+    "ASR before", "ASR after", "change, points", "harmless refused", "perplexity",
+    "task perplexity", "set's scores, relative", "moved", "Jaccard",
+)  # fmt: skip
+
+
+SHORT = {  # what a terminal has room for: the column's place, and its name there
+    1: "ASR after", 2: "change", 4: "language", 5: "task", 6: "scores", 7: "moved", 8: "Jaccard",
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TableRow:
+    """One row of the table.
+
+    Attributes:
+        label: The arm and the seed.
+        cells: One a column.
+        links: Pages by their kind, relative to the experiment's.
+        is_mean: Whether it is the mean over the seeds of an arm.
+    """
+
+    label: str
+    cells: tuple[str, ...]
+    links: tuple[tuple[str, str], ...] = ()
+    is_mean: bool = False
+
+
+def table_rows(metrics: ExperimentMetrics) -> list[TableRow]:
+    """Return the rows of all arms."""
+    rows = []
+    for arm in metrics.arms:
+        rows += [_row(arm, run) for run in arm.runs]
+        if len(arm.runs) > 1:
+            rows.append(_mean(arm))
+    return rows
+
+
+def _row(arm: ArmResult, run: TrainingRow) -> TableRow:
+    outcome, rise = run.outcome, run.outcome.asr_rise
+    refused = f"{_words.rate(outcome.refused_before)} → {_words.rate(outcome.refused_after)}"
+    after = "destroyed" if outcome.destroyed else _words.rate(outcome.asr_after)
+    change = _words.NONE
+    if rise is not None:
+        ends = "" if rise.interval is None else f" ({_words.points_interval(rise.interval)})"
+        change = f"{_words.points(rise.value).removesuffix('points').strip()}{ends}"
+    drop = None if run.scores is None else run.scores.relative_drop
+    drift, overlap = run.drift, run.overlap
+    links = {"tune": run.reports.tune, "track": run.reports.track}
+    return TableRow(
+        label=f"{arm.arm} {run.seed}",
+        cells=(
+            _words.rate(outcome.asr_before),
+            after,
+            change,
+            refused,
+            _words.ratio(outcome.perplexity_ratio),
+            _words.ratio(outcome.task_perplexity_ratio),
+            "" if run.scores is None else _words.percent_change(None if drop is None else -drop),
+            "" if drift is None else "held" if drift.is_held else _words.ratio(drift.ratio),
+            "" if overlap is None else _words.decimal(overlap.jaccard),
+        ),
+        links=tuple((kind, link) for kind, link in links.items() if link is not None),
+    )
+
+
+def _mean(arm: ArmResult) -> TableRow:
+    spread = arm.spread
+    return TableRow(
+        label=f"{arm.arm} mean ± sd",
+        cells=(
+            "",
+            "",
+            _with_sd(spread["asr_rise"], 100.0, 0, signed=True),
+            _with_sd(spread["over_refusal_rise"], 100.0, 0, signed=True),
+            _with_sd(spread["perplexity_ratio"], 1.0, 2),
+            _with_sd(spread["task_perplexity_ratio"], 1.0, 2),
+            _changed(spread["relative_drop"]),
+            _with_sd(spread["drift_ratio"], 1.0, 2),
+            _with_sd(spread["jaccard"], 1.0, 2),
+        ),
+        is_mean=True,
+    )
+
+
+def _changed(found: Spread) -> str:
+    """Return how the score changed, as the rows of the seeds have it."""
+    if found.mean is None:
+        return ""
+    sd = "" if found.sd is None else f" ± {_words.percent(found.sd)}"
+    return f"{_words.percent_change(-found.mean)}{sd}"
+
+
+def _with_sd(found: Spread, factor: float, digits: int, *, signed: bool = False) -> str:
+    """Return mean and standard deviation, nothing where no run has the number."""
+    if found.mean is None:
+        return ""
+    write = _words.signed if signed else _words.decimal
+    sd = "" if found.sd is None else f" ± {_words.decimal(abs(factor) * found.sd, digits)}"
+    return f"{write(factor * found.mean, digits)}{sd}"
+
+
+def headline(metrics: ExperimentMetrics) -> str:
+    """Return the answers on all hypotheses in one line."""
+    return "; ".join(f"{one.hypothesis} {one.answer}" for one in metrics.verdict)

@@ -1,0 +1,107 @@
+"""The page of a track, and its figures as files."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from safetypin.report import _track_words
+from safetypin.report._drift_figures import (
+    MAIN,
+    PAPERS,
+    banded_group,
+    curve_picture,
+    group_picture,
+    map_pictures,
+    shown_map,
+)
+from safetypin.report._examples import Examples
+from safetypin.report._html import answers, render, write_page
+from safetypin.report._picture import Picture
+from safetypin.report._read import read, read_examples
+from safetypin.report._score_figures import (
+    drop_layers_picture,
+    histogram_picture,
+    overlap_layers_picture,
+    overlap_picture,
+)
+from safetypin.report._track_metrics import TrackMetrics
+from safetypin.report._tune_figures import rates_picture
+from safetypin.report._tune_words import rows
+
+FIGURES_FOLDER = "figures"
+CONTENTS = {
+    "verdict": "Findings",
+    "outcome": "Outcome",
+    "drift": "Drift",
+    "scores": "Scores",
+    "overlap": "Overlap",
+    "groups": "Groups",
+    "answers": "Answers",
+    "reading": "How to read it",
+    "run": "What ran",
+}
+
+
+def write_track_report(folder: Path) -> Path:
+    """Write `folder/report.html` and `folder/figures/` from the metrics.json of a track.
+
+    The same files give the same bytes.
+
+    Raises:
+        UserError: metrics.json is missing, of another kind or not of schema 1; the disk is full.
+    """
+    metrics = read(folder, "track", TrackMetrics)
+    drawn = dict(pictures(metrics))
+    for picture in drawn.values():
+        picture.save(folder / FIGURES_FOLDER)
+    return write_page(folder, track_page(metrics, read_examples(folder), drawn))
+
+
+def track_page(metrics: TrackMetrics, examples: Examples | None, drawn: dict[str, Picture]) -> str:
+    """Return the page."""
+    outcome = metrics.outcome
+    return render(
+        "track.html.j2",
+        CONTENTS,
+        m=metrics,
+        answer=_track_words.answer(metrics),
+        alarm=_track_words.is_alarm(metrics),
+        facts=_track_words.facts(metrics),
+        rows=rows(outcome.before, outcome.after, outcome.paired),
+        drift_table=_track_words.drift_table(metrics),
+        role_table=_track_words.role_table(metrics, "critical"),
+        papers_rows=_track_words.papers_rows(metrics),
+        papers_warning=_track_words.papers_warning(metrics),
+        papers_gap=_track_words.expected_gap(metrics),
+        answers=answers(examples),
+        banded=banded_group(metrics),
+        mapped=found.group if (found := shown_map(metrics)) else None,
+        svg={name: picture.inline() for name, picture in drawn.items()},
+        main=MAIN,
+        papers=PAPERS,
+    )
+
+
+def pictures(metrics: TrackMetrics) -> Iterator[tuple[str, Picture]]:
+    """Yield every figure of the page by the name that the template knows it by."""
+    yield "rates", rates_picture(metrics.outcome.before, metrics.outcome.after)
+    yield "steps", curve_picture(metrics)
+    for measure in (MAIN, PAPERS):
+        yield measure, group_picture(metrics, measure)
+    if found := shown_map(metrics):
+        yield from zip(("map", "map_expected"), map_pictures(found), strict=True)
+    if metrics.dynamics:
+        for histogram in metrics.dynamics.histograms:
+            shown = histogram.score == "safety" and histogram.group in ("critical", "matched")
+            if shown and histogram.edges:
+                yield f"histogram_{histogram.group}", histogram_picture(histogram)
+        layers = [
+            row
+            for row in metrics.dynamics.by_layer
+            if row.model == "tuned" and row.score == "safety"
+        ]
+        if layers:
+            yield "drops", drop_layers_picture(layers)
+    if metrics.overlap:
+        yield "overlap", overlap_picture(metrics.overlap.rows)
+        if parts := [row for row in metrics.overlap.by_layer if row.group == "critical"]:
+            yield "overlap_layers", overlap_layers_picture(parts)

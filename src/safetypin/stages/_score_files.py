@@ -1,0 +1,105 @@
+"""`safetypin score`: from a prompt source to saved scores."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetypin.artifacts import PromptSet, RunRecord, UserError, Verdict, write_scores
+from safetypin.evaluate import check_judge
+from safetypin.models import load_model, model_id
+from safetypin.prompts import load_prompts
+from safetypin.stages._calibrate import calibrate, read_calibration
+from safetypin.stages._progress import Reporter
+from safetypin.stages._run import Output, held, run_stage
+from safetypin.stages._score import SCORES_FILE, UNITS_PER_EXAMPLE, Scoring, score
+
+PROMPT_HASHES = "prompt_hashes"  # of what was scored on; a set keeps them of its scores
+
+
+def sampled(source: str, num_prompts: int | None, column: str, seed: int) -> PromptSet:
+    """Return a random sample of a prompt source, as an audit takes it; all of it for None."""
+    return load_prompts(source, prompt_column=column).shuffled(seed).take(num_prompts)
+
+
+def score_files(
+    *,
+    model: str,
+    prompts: str,
+    out: Path,
+    how: Scoring,
+    keep: Verdict | None,
+    num_prompts: int | None,
+    prompt_column: str,
+    max_new_tokens: int,
+    judge_name: str,
+    judge_options: Mapping[str, Any],
+    dtype: str,
+    device: str | None,
+    reporter: Reporter,
+) -> RunRecord:
+    """Score a model on a prompt source and save the scores.
+
+    The sample of prompts is drawn with the seed of `how`. Prompts without responses are answered by
+    the model first; `keep` says which answers to keep.
+
+    Raises:
+        UserError: Bad input, or no answer of the kind to keep.
+    """
+    asked = sampled(prompts, num_prompts, prompt_column, how.seed)
+    check_judge(judge_name, dict(judge_options))
+    with held(out), reporter.running():
+        reporter.expect(len(asked) * (UNITS_PER_EXAMPLE + max_new_tokens))
+        loaded, tokenizer = load_model(model, dtype=dtype, device=device)
+        options = {"max_new_tokens": max_new_tokens, "plain": how.plain, "system": how.system}
+        inputs = {
+            "model_id": model_id(loaded),
+            "dtype": str(loaded.dtype),
+            "prompts": asked.fingerprint,
+            "keep": keep and keep.value,
+            "judge": judge_name,
+            "judge_options": dict(judge_options),
+            **options,
+        }
+        reporter.stage("answers", len(asked) * max_new_tokens)
+        record, _ = run_stage(
+            out / "calibration",
+            "calibration",
+            inputs,
+            lambda folder: calibrate(
+                folder,
+                loaded,
+                tokenizer,
+                asked,
+                keep=keep,
+                judge_name=judge_name,
+                judge_options=judge_options,
+                reporter=reporter,
+                batch_size=32,
+                **options,  # type: ignore[arg-type]
+            ),
+            reporter=reporter,
+        )
+        if not record.result["num_kept"]:
+            raise UserError(
+                f"none of the {record.result['num_asked']} answers was a {keep and keep.value}; "
+                "use another model or prompts, or --keep all"
+            )
+        calibrated = read_calibration(out / "calibration", asked.name)
+        reporter.stage(f"scores ({how.method})", len(asked) * UNITS_PER_EXAMPLE)
+        inputs |= {"calibrated": calibrated.fingerprint, **how.inputs}
+
+        def compute(folder: Path) -> Output:
+            scores = score(loaded, tokenizer, calibrated, how, reporter=reporter)
+            write_scores(folder / SCORES_FILE, scores)
+            result = {
+                "num_matrices": len(scores.tensors),
+                "num_examples": scores.num_examples,
+                "num_tokens": scores.num_tokens,
+                "coverage": scores.coverage,
+                PROMPT_HASHES: sorted(calibrated.hashes),
+            }
+            return Output(result, [SCORES_FILE])
+
+        record, _ = run_stage(out / "scores", "scores", inputs, compute, reporter=reporter)
+        reporter.finish()
+    return record

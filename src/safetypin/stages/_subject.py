@@ -1,0 +1,32 @@
+"""The model that a run works on, and what it is scored on."""
+
+import dataclasses
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from safetypin.artifacts import Verdict
+
+# the sets that weights are scored on, and which of the model's own answers count for each
+SCORED = {"safety": Verdict.REFUSAL, "utility": Verdict.COMPLIED}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A loaded model.
+
+    Attributes:
+        model: Itself.
+        tokenizer: Its own.
+        identity: Its `model_id` when it was loaded.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    identity: str
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What every stage on the model depends on."""
+        # the id is the same for float32 and bfloat16, the answers are not
+        return {"model_id": self.identity, "dtype": str(self.model.dtype)}

@@ -1,0 +1,239 @@
+"""The groups of weights that are followed: given sets, or made from scores, and their controls."""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetypin.artifacts import (
+    RunRecord,
+    UserError,
+    WeightMask,
+    WeightScores,
+    read_json,
+    write_mask,
+)
+from safetypin.select import top_fraction
+from safetypin.stages._run import Output
+from safetypin.stages._sets import (
+    check_origin,
+    load_mask,
+    mask_file,
+    read_set,
+    set_name,
+    where,
+)
+from safetypin.stages._settings import nearest
+from safetypin.stages._subject import SCORED, Subject
+from safetypin.stages._track_config import TrackConfig
+from safetypin.stages._track_source import Source
+from safetypin.track import with_controls
+
+# the sets that are cut again from the tuned model's scores
+SETS = ("critical", "top_safety", "top_utility")
+PREFIXES = ("before", "half-0", "half-1")  # of the sets by all prompts and by each half
+DEFAULT_SHARE = 0.01
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Given:
+    """Sets that were made before.
+
+    Attributes:
+        masks: By group; `critical` is among them.
+        source: `audit`, `tune` or `folder` of `select`.
+        path: Where they are.
+        name: The critical set's name, None where it has none.
+        shares: Its (q, p), None where they are not known.
+    """
+
+    masks: Mapping[str, WeightMask]
+    source: str
+    path: Path
+    name: str | None
+    shares: tuple[float, float] | None
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Where the critical set comes from."""
+        return {"source": self.source, "path": str(self.path), "name": self.name}
+
+
+def given_groups(config: TrackConfig, source: Source, identity: str) -> Given | None:
+    """Return the sets that `--groups` names, else the set that the run of `tune` held.
+
+    Raises:
+        UserError: There is none in the folder, it is empty, or it is of another model.
+    """
+    if config.groups is not None:
+        folder = Path(config.groups)
+        if not folder.is_dir():
+            raise UserError(
+                f"no folder {config.groups!r}; --groups takes a folder of `safetypin select`, of "
+                "an audit or of a tune"
+            )
+        given = _in_folder(config, folder, identity)
+    else:
+        held = source.tune["set"] if source.tune else None
+        if held is None or held["control"] is not None:
+            return None  # a random set was held in its place
+        given = _of_tune(config, source.folder, identity)
+    if not given.masks["critical"].num_selected:
+        raise UserError(f"the set in {given.path} is empty, so there is nothing to follow")
+    if not config.any_model:
+        return given
+    own = {name: dataclasses.replace(mask, model_id=identity) for name, mask in given.masks.items()}
+    return dataclasses.replace(given, masks=own)
+
+
+def _in_folder(config: TrackConfig, folder: Path, identity: str) -> Given:
+    if (folder / "sets" / "run.json").exists():
+        given = _of_audit(config, folder)
+        for mask in given.masks.values():
+            check_origin(mask, folder, identity, any_model=config.any_model)
+        return given
+    if config.set is not None:
+        raise UserError(f"--set chooses one of an audit's sets, but {folder} is no audit")
+    if (folder / "set").is_dir():
+        return _of_tune(config, folder, identity)
+    mask = load_mask(folder, identity, any_model=config.any_model)
+    inputs = RunRecord.read(folder).inputs
+    q, p = inputs.get("q"), inputs.get("p")
+    return Given(
+        masks={"critical": mask},
+        source="folder",
+        path=folder,
+        name=None,
+        shares=None if q is None or p is None else (q, p),
+    )
+
+
+def _of_tune(config: TrackConfig, folder: Path, identity: str) -> Given:
+    mask = load_mask(folder / "set", identity, any_model=config.any_model)
+    name = RunRecord.read(folder / "set").result.get("name")
+    return Given(
+        masks={"critical": mask}, source="tune", path=folder, name=name, shares=_shares(name)
+    )
+
+
+def _of_audit(config: TrackConfig, folder: Path) -> Given:
+    """Return the set of an audit's verdict, else the one that its report looks into."""
+    files = RunRecord.read(folder / "sets").files  # verifies every file
+    known = [name.removesuffix(mask_file("")) for name in files if name.endswith(mask_file(""))]
+    critical = [name for name in known if name.startswith("critical-")]
+    if config.set is None:
+        found = read_json(folder / "metrics.json")
+        name = found["verdict"]["cell"] or (found["where"] or {}).get("cell")
+    else:
+        name = config.set.replace("_p", "-p")
+        name = name if name.startswith("critical-") else f"critical-{name}"
+    if name not in critical:
+        hint = nearest(str(name), critical)
+        raise UserError(
+            f"the audit in {folder} has no set {config.set!r}{hint}; choose one with --set: "
+            f"{', '.join(critical)}"
+        )
+    masks = {"critical": read_set(folder / "sets", name)}
+    for group in ("top_safety", "top_utility"):
+        if (beside := name.replace("critical", group)) in known:
+            masks[group] = read_set(folder / "sets", beside)
+    return Given(masks=masks, source="audit", path=folder, name=name, shares=_shares(name))
+
+
+def _shares(name: str | None) -> tuple[float, float] | None:
+    """Return the (q, p) in the name of a set."""
+    found = re.fullmatch(r"critical-q([\d.e-]+)-p([\d.e-]+)", name or "")
+    return (float(found[1]), float(found[2])) if found else None
+
+
+def shares_of(config: TrackConfig, given: Given | None) -> tuple[float, float]:
+    """Return the (q, p) of the tops: as asked for, else the given set's, else 1 %."""
+    own = given.shares if given and given.shares else (DEFAULT_SHARE, DEFAULT_SHARE)
+    if config.q is None:
+        return own[0], own[1] if config.p is None else config.p
+    return config.q, config.q if config.p is None else config.p
+
+
+def make_groups(
+    folder: Path,
+    subject: Subject,
+    given: Given | None,
+    scores: Mapping[str, Sequence[WeightScores]] | None,
+    config: TrackConfig,
+) -> Output:
+    """Write every group, and what the overlaps need: the sets by the scores and by their halves.
+
+    Args:
+        folder: Where the masks go.
+        subject: The reference.
+        given: Sets that were made before; the critical one is taken from there.
+        scores: Of the reference, `safety` and `utility`: on all prompts and on each half; None
+            where none were made.
+        config: Shares, group and seed.
+
+    Raises:
+        UserError: The critical set is empty, or too large for a random one beside it.
+    """
+    masks = dict(given.masks) if given else {}
+    files = []
+    if scores is not None:
+        for place, prefix in enumerate(PREFIXES):
+            tops = [
+                top_fraction(scores[kind][place], share, group=config.group)
+                for kind, share in zip(SCORED, shares_of(config, given), strict=True)
+            ]
+            scored = critical_and_tops(*tops)
+            files += _write(folder, {f"{prefix}-{name}": mask for name, mask in scored.items()})
+            if prefix == PREFIXES[0]:
+                masks = {**scored, **{k: mask for k, mask in masks.items() if k == "critical"}}
+    if not masks["critical"].num_selected:
+        q, p = shares_of(config, given)
+        raise UserError(
+            f"the top {q:g} of the safety scores lies inside the top {p:g} of the utility scores, "
+            "so there is nothing to follow; take a larger --q or a smaller --p"
+        )
+    groups = with_controls(model=subject.model, seed=config.seed, **masks)
+    files += _write(folder, groups)
+    passes = {
+        kind: {"num_examples": pair[0].num_examples, "num_tokens": pair[0].num_tokens}
+        for kind, pair in (scores or {}).items()
+    }
+    about = {name: _about(mask) for name, mask in groups.items()}
+    return Output({"groups": about, "scores": passes}, files)
+
+
+def _write(folder: Path, masks: Mapping[str, WeightMask]) -> list[str]:
+    for name, mask in masks.items():
+        write_mask(folder / mask_file(name), mask)
+    return [mask_file(name) for name in masks]
+
+
+def critical_and_tops(safety: WeightMask, utility: WeightMask) -> dict[str, WeightMask]:
+    """Return the three sets that are compared, from the two tops."""
+    return {"critical": safety - utility, "top_safety": safety, "top_utility": utility}
+
+
+def read_groups(folder: Path) -> dict[str, WeightMask]:
+    """Read the groups of a finished folder."""
+    return {name: read_set(folder, name) for name in RunRecord.read(folder).result["groups"]}
+
+
+def read_sets_of(folder: Path, prefix: str) -> dict[str, WeightMask]:
+    """Read the three sets that were written with a prefix, such as `before`."""
+    return {name: read_set(folder, f"{prefix}-{name}") for name in SETS}
+
+
+def _about(mask: WeightMask) -> dict[str, Any]:
+    return {
+        "num_selected": mask.num_selected,
+        "num_weights": mask.num_weights,
+        "fraction": mask.fraction,
+        "fingerprint": mask.fingerprint,
+        "where": where(mask),
+    }
+
+
+def name_of(given: Given | None, shares: tuple[float, float]) -> str:
+    """Return what the critical set is called."""
+    return given.name if given and given.name else set_name("critical", *shares)

@@ -1,0 +1,265 @@
+"""Fine-tune a model under a protection, measured before and after on the same prompts."""
+
+import gc
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from safetypin.artifacts import PromptSet, RunRecord, WeightMask, write_json
+from safetypin.evaluate import judge_options, perplexity, tokenized_requests
+from safetypin.models import load_model, model_id
+from safetypin.prompts import batches, window
+from safetypin.report import write_tune_report
+from safetypin.stages._describe import (
+    describe_judge,
+    describe_model,
+    describe_prompts,
+    example_rows,
+)
+from safetypin.stages._evaluate import Suite, evaluate_model
+from safetypin.stages._progress import EVENTS_FILE, Reporter
+from safetypin.stages._rates import finite, read_perplexity
+from safetypin.stages._run import Output, discard, held
+from safetypin.stages._score import UNITS_PER_EXAMPLE
+from safetypin.stages._series import Series
+from safetypin.stages._subject import SCORED, Subject
+from safetypin.stages._tune_config import TuneConfig
+from safetypin.stages._tune_data import fitting, read_sets, short_sets
+from safetypin.stages._tune_metrics import compared, describe_training, judged
+from safetypin.stages._tune_set import (
+    Given,
+    given_set,
+    keep_given,
+    make_set,
+    read_protected,
+)
+from safetypin.stages._tune_training import Trainee, describe_protection, training_log
+
+SCHEMA = 1
+UNITS_PER_TEXT = 10.0
+
+
+def tune(
+    config: TuneConfig, out: str | Path, *, reporter: Reporter | None = None
+) -> dict[str, Any]:
+    """Fine-tune a model under a protection: set, evaluation, training, evaluation, gates, report.
+
+    Leaves `metrics.json`, `examples.json`, `report.html` and the model, `training/model`, in
+    `out`. Stages that are done there with the same inputs are not run again, and a training that
+    was killed goes on at its newest whole checkpoint.
+
+    Args:
+        config: Model, data, protection, training, prompts, gates.
+        out: The run folder.
+        reporter: Told how it goes on.
+
+    Returns:
+        The content of metrics.json.
+
+    Raises:
+        UserError: Bad input; nothing half-written is left under a final name.
+    """
+    sets, out = read_sets(config), Path(out)
+    reporter = reporter or Reporter(events=out / EVENTS_FILE, quiet=True)
+    with held(out), reporter.running():
+        return _Tuning(config, Series(out, reporter), sets).run()
+
+
+class _Tuning:
+    """The state of one run: the loaded model and the records of its stages."""
+
+    def __init__(self, config: TuneConfig, series: Series, sets: dict[str, PromptSet]) -> None:
+        self.config, self.series, self.sets = config, series, sets
+        self.out, self.reporter = series.out, series.reporter
+        self.num_left_out = 0
+        self.subject: Subject
+
+    def run(self) -> dict[str, Any]:
+        """Run every stage, then write metrics, examples and the report."""
+        self.reporter.stage("loading the model")
+        self.subject = self._load(self.config.model, self.config.dtype)
+        self.about = describe_model(
+            self.config.model, self.subject.model, self.subject.identity, self.config.targets
+        )
+        given = self._check()
+        for note in self._notes():
+            self.reporter.note(note)
+        self.reporter.expect(self._units())
+        chosen = self._set(given)
+        mask = read_protected(self.out) if chosen else None
+        self.trainee.check(mask)
+        before = self._evaluate("before")
+        # an infinite perplexity before, with which nothing compares, is said before the training
+        read_perplexity(before.result["perplexity"]).ratio(
+            read_perplexity(before.result["perplexity"])
+        )
+        training = self._train(mask)
+        self._reload()
+        after = self._evaluate("after")
+        return self._finish(chosen, before, training, after)
+
+    def _load(self, name: str, dtype: str) -> Subject:
+        model, tokenizer = load_model(name, dtype=dtype, device=self.config.device)
+        return Subject(model=model, tokenizer=tokenizer, identity=model_id(model))
+
+    def _check(self) -> Given | None:
+        """Raise, before anything is written, if a prompt, the set or the data does not fit.
+
+        Returns:
+            The set that `--mask` names, if it does.
+        """
+        config, subject = self.config, self.subject
+        how: dict[str, Any] = {"plain": config.plain, "system": config.system}
+        self.suite = self._suite()
+        self.suite.check(subject.model, subject.tokenizer)
+        if "task" in self.sets:
+            self.sets["task"], self.num_left_out = fitting(
+                self.sets["task"], subject.model, subject.tokenizer, limit=config.window, **how
+            )
+        for name in SCORED if config.makes_set else ():
+            if self.sets[name].has_responses:
+                limit = window(subject.model, subject.tokenizer)
+                batches(self.sets[name], subject.tokenizer, max_length=limit, **how)
+            else:
+                tokenized_requests(
+                    subject.model,
+                    subject.tokenizer,
+                    self.sets[name],
+                    max_new_tokens=config.max_new_tokens,
+                    **how,
+                )
+        given = given_set(config, subject.identity) if config.mask is not None else None
+        self.trainee = Trainee(config, subject, self.sets["data"])
+        self.trainee.check(None if given is None else given.mask)
+        return given
+
+    def _suite(self) -> Suite:
+        config, sets = self.config, self.sets
+        kinds = {"harmful": "attack", "harmless": "harmless", "borderline": "borderline"}
+        return Suite(
+            prompts={kind: sets[name] for kind, name in kinds.items()},
+            text=sets["text"],
+            max_new_tokens=config.max_new_tokens,
+            batch_size=config.answer_batch_size,
+            judge=config.judge,
+            judge_options=judge_options(config.judge_options),
+            window=config.window,
+            plain=config.plain,
+            system=config.system,
+        )
+
+    def _notes(self) -> list[str]:
+        notes = [*short_sets(self.config, self.sets), *self.trainee.notes]
+        if self.num_left_out:
+            notes.append(
+                f"{self.num_left_out} held-out examples have no token of their response inside "
+                f"the window of {self.config.window}; the task loss is measured on the other "
+                f"{len(self.sets['task'])}"
+            )
+        return notes
+
+    def _units(self) -> float:
+        asked = sum(len(self.sets[name]) for name in SCORED if self.config.makes_set)
+        scoring = asked * (self.config.max_new_tokens + UNITS_PER_EXAMPLE)
+        return scoring + 2 * self._evaluation_units() + self.trainee.units
+
+    def _evaluation_units(self) -> float:
+        task = self.sets.get("task")
+        return self.suite.units + UNITS_PER_TEXT * (len(task) if task else 0)
+
+    def _set(self, given: Given | None) -> RunRecord | None:
+        if given is not None:
+            return keep_given(self.series, self.config, self.subject, given)
+        if self.config.makes_set:
+            return make_set(self.series, self.config, self.subject, self.sets)
+        return None
+
+    def _evaluate(self, name: str) -> RunRecord:
+        task = self.sets.get("task")
+        inputs = {
+            **self.subject.inputs,
+            "suite": self.suite.inputs,
+            "task": task and task.fingerprint,
+        }
+        units = self._evaluation_units()
+        return self.series.run(name, inputs, self._answer, units=units)
+
+    def _answer(self, folder: Path) -> Output:
+        """Evaluate the model as it stands, and measure its loss on the held-out responses."""
+        model, tokenizer = self.subject.model, self.subject.tokenizer
+        output = evaluate_model(folder, model, tokenizer, self.suite, reporter=self.reporter)
+        task, found = self.sets.get("task"), None
+        if task is not None:
+            suite = self.suite
+            how: dict[str, Any] = {"plain": suite.plain, "system": suite.system}
+            measured = perplexity(model, tokenizer, task, window=suite.window, **how)
+            self.reporter.advance(UNITS_PER_TEXT * len(task))
+            losses = [finite(loss) for loss in measured.losses]
+            found = {"losses": losses, "counts": list(measured.counts)}
+        return Output({**output.result, "task": found}, output.files)
+
+    def _train(self, mask: WeightMask | None) -> RunRecord:
+        folder = self.out / "training"
+        self.trainee.check_folder(folder, mask)
+        record = self.series.run(
+            "training",
+            self.trainee.inputs(mask),
+            lambda folder: self.trainee.train(folder, mask, self.reporter),
+            units=self.trainee.units,
+        )
+        if self.config.save_steps is None:  # else they are for `track`
+            discard(folder / "checkpoints")
+        return record
+
+    def _reload(self) -> None:
+        """Take the saved model in place of the one in memory: what the user gets is measured."""
+        del self.subject
+        del self.trainee
+        gc.collect()  # a trainer and its model refer to each other
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self.reporter.stage("loading the tuned model")
+        # full fine-tuning saves float32, whatever it began with
+        self.subject = self._load(str(self.out / "training" / "model"), self.about["dtype"])
+
+    def _finish(
+        self,
+        chosen: RunRecord | None,
+        before: RunRecord,
+        training: RunRecord,
+        after: RunRecord,
+    ) -> dict[str, Any]:
+        config = self.config
+        sources = {kind: getattr(config, kind, config.data) for kind in self.sets}
+        if config.eval_data is not None:
+            sources["task"] = config.eval_data
+        found: dict[str, Any] = {
+            "schema": SCHEMA,
+            "kind": "tune",
+            "safetypin": version("safetypin"),
+            "preset": config.preset,
+            "settings": config.model_dump(mode="json"),
+            "model": self.about,
+            "judge": describe_judge(config.judge, config.max_new_tokens),
+            "prompts": describe_prompts(self.sets, sources),
+            "protect": describe_protection(config),
+            "set": chosen and {**chosen.result, "calibration": self._calibration()},
+            "training": describe_training(training, training_log(self.out / "training")),
+            **compared(before.result, after.result, config.max_degenerate),
+        }
+        found |= judged(found, config.gates)
+        found["run"] = self.series.describe()
+        folders = self.out / "before", self.out / "after"
+        rows = example_rows(folders, (before.result, after.result))
+        write_json(self.out / "metrics.json", found)
+        write_json(self.out / "examples.json", {"rows": rows})
+        write_tune_report(self.out)
+        self.reporter.finish()
+        return found
+
+    def _calibration(self) -> dict[str, Any] | None:
+        records = {name: self.series.records.get(f"calibration-{name}") for name in SCORED}
+        found = {name: record.result for name, record in records.items() if record is not None}
+        return found or None

@@ -1,0 +1,214 @@
+"""The set of weights that a fine-tuning run protects: given, taken from an audit, or made here."""
+
+import dataclasses
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from safetypin.artifacts import (
+    PromptSet,
+    RunRecord,
+    UserError,
+    WeightMask,
+    load,
+    read_json,
+    read_scores,
+    write_mask,
+    write_scores,
+)
+from safetypin.select import matched_random, top_fraction
+from safetypin.stages._run import Output, discard
+from safetypin.stages._score import SCORES_FILE, UNITS_PER_EXAMPLE, Scoring, score
+from safetypin.stages._scored import calibrated, scoring
+from safetypin.stages._series import Series
+from safetypin.stages._sets import check_origin, load_mask, mask_file, read_set, set_name, where
+from safetypin.stages._settings import nearest
+from safetypin.stages._subject import SCORED, Subject
+from safetypin.stages._tune_config import CONTROLS, TuneConfig
+
+SET_FILE = "mask.safetensors"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Given:
+    """A set that was made before.
+
+    Attributes:
+        mask: The set.
+        source: `folder` of `select`, `audit`, or `tune` for what another run protected.
+        name: Its name in an audit.
+    """
+
+    mask: WeightMask
+    source: str
+    name: str | None = None
+
+
+def given_set(config: TuneConfig, identity: str) -> Given:
+    """Return the set that `--mask` names: a folder of `select`, of an audit, of another tuning.
+
+    Raises:
+        UserError: There is none, it is empty, or it is of another model.
+    """
+    folder = Path(str(config.mask))
+    if not folder.is_dir():
+        raise UserError(
+            f"no folder {str(folder)!r}; --mask takes a folder of `safetypin select`, of an audit "
+            "or of another tuning"
+        )
+    if (folder / "sets" / "run.json").exists():
+        given = _from_audit(folder, config.set)
+        check_origin(given.mask, folder, identity, any_model=config.any_model)
+    elif config.set is not None:
+        raise UserError(f"--set chooses one of an audit's sets, but {folder} is no audit")
+    else:
+        inner = folder / "set"
+        source, path = ("tune", inner) if inner.is_dir() else ("folder", folder)
+        mask = load_mask(path, identity, any_model=config.any_model)
+        given = Given(mask=mask, source=source)
+    if not given.mask.num_selected:
+        raise UserError(f"the set in {folder} is empty, so there is nothing to protect")
+    return given
+
+
+def _from_audit(folder: Path, chosen: str | None) -> Given:
+    """Return one of an audit's sets: the one that is named, else the one of the verdict."""
+    files = RunRecord.read(folder / "sets").files  # verifies every file
+    known = [name.removesuffix(mask_file("")) for name in files if name.endswith(mask_file(""))]
+    if chosen is None:
+        name = read_json(folder / "metrics.json")["verdict"]["cell"]
+        if name is None:
+            raise UserError(
+                f"the verdict of the audit in {folder} names no set; choose one with --set: "
+                f"{', '.join(known)}"
+            )
+    else:
+        name = chosen.replace("_p", "-p")
+        name = f"critical-{name}" if name.startswith("q") else name
+        if name not in known:
+            raise UserError(
+                f"the audit in {folder} has no set {chosen!r}{nearest(name, known)}; it has "
+                f"{', '.join(known)}"
+            )
+    return Given(mask=read_set(folder / "sets", name), source="audit", name=name)
+
+
+def keep_given(series: Series, config: TuneConfig, subject: Subject, given: Given) -> RunRecord:
+    """Write a given set, or the random one in its place, into the run folder."""
+    about = {"source": given.source, "path": config.mask, "name": given.name}
+    inputs = {
+        "model_id": subject.identity,
+        "mask": given.mask.fingerprint,
+        **_control(config),
+        **about,
+    }
+
+    def compute(folder: Path) -> Output:
+        return _write(folder, given.mask, config, subject, about)
+
+    return series.run("set", inputs, compute)
+
+
+def make_set(
+    series: Series, config: TuneConfig, subject: Subject, prompts: Mapping[str, PromptSet]
+) -> RunRecord:
+    """Calibrate, score on safety and utility, and cut the top q minus the top p.
+
+    Raises:
+        UserError: Too few answers to score on, or an empty set.
+    """
+    answers = {name: calibrated(series, config, subject, name, prompts[name]) for name in SCORED}
+    how = {name: _scoring(config, name) for name in SCORED}
+    scored = {
+        name: {**subject.inputs, "prompts": kept.fingerprint, **how[name].inputs}
+        for name, kept in answers.items()
+    }
+    q, p = config.shares
+    inputs = {"scores": scored, "q": q, "p": p, "group": config.group, **_control(config)}
+    if config.keep_scores or not series.has("set", inputs):
+        for name, kept in answers.items():
+            series.run(
+                f"scores-{name}",
+                scored[name],
+                partial(_score, series=series, subject=subject, prompts=kept, how=how[name]),
+                units=len(prompts[name]) * UNITS_PER_EXAMPLE,
+            )
+    record = series.run("set", inputs, lambda folder: _cut(folder, series, config, subject))
+    if not config.keep_scores:
+        for name in SCORED:
+            discard(series.out / f"scores-{name}")
+    return record
+
+
+def _scoring(config: TuneConfig, name: str) -> Scoring:
+    # `seed` is the training's; a random score is drawn as a random set is
+    seed = config.sample_seed + (name == "utility")
+    return dataclasses.replace(scoring(config, name), seed=seed)
+
+
+def _score(
+    folder: Path, series: Series, subject: Subject, prompts: PromptSet, how: Scoring
+) -> Output:
+    scores = score(subject.model, subject.tokenizer, prompts, how, reporter=series.reporter)
+    write_scores(folder / SCORES_FILE, scores)
+    result = {"num_examples": scores.num_examples, "num_tokens": scores.num_tokens}
+    return Output(result, [SCORES_FILE])
+
+
+def _cut(folder: Path, series: Series, config: TuneConfig, subject: Subject) -> Output:
+    """Write the safety-critical set S(q, p)."""
+    q, p = config.shares
+    folders = {name: series.out / f"scores-{name}" for name in SCORED}
+    scores = {name: read_scores(path / SCORES_FILE) for name, path in folders.items()}
+    top_utility = top_fraction(scores["utility"], p, group=config.group)
+    critical = top_fraction(scores["safety"], q, group=config.group) - top_utility
+    if not critical.num_selected:
+        raise UserError(
+            f"the top {q:g} of the safety scores lies inside the top {p:g} of the utility scores, "
+            "so there is nothing to protect; take a larger --q or a smaller --p"
+        )
+    counts = {name: RunRecord.read(path).result for name, path in folders.items()}
+    about = {
+        "source": "made here",
+        "path": None,
+        "name": set_name("critical", q, p),
+        "scores": {"method": config.method, **counts},
+    }
+    return _write(folder, critical, config, subject, about)
+
+
+def _control(config: TuneConfig) -> dict[str, Any]:
+    seed = None if config.control is None else config.sample_seed
+    return {"control": config.control, "seed": seed}
+
+
+def _write(
+    folder: Path,
+    mask: WeightMask,
+    config: TuneConfig,
+    subject: Subject,
+    about: Mapping[str, Any],
+) -> Output:
+    """Write a set, or as many random weights of every matrix in its place."""
+    if config.control is not None:
+        match = CONTROLS[config.control]
+        mask = matched_random(mask, subject.model, seed=config.sample_seed, match=match)
+    write_mask(folder / SET_FILE, mask)
+    result = {
+        **about,
+        "control": config.control,
+        "num_selected": mask.num_selected,
+        "num_weights": mask.num_weights,
+        "fraction": mask.fraction,
+        "fingerprint": mask.fingerprint,
+        "where": where(mask),
+    }
+    return Output(result, [SET_FILE])
+
+
+def read_protected(out: Path) -> WeightMask:
+    """Return the set that a run protects, from its folder."""
+    mask = load(out / "set")
+    assert isinstance(mask, WeightMask)
+    return mask

@@ -1,0 +1,135 @@
+"""Which set is protected: made here, of `select`, of an audit, of another tuning, or a control."""
+
+import json
+import shutil
+
+import pytest
+
+from end_to_end.comparing import read_metrics
+from safetypin.artifacts import UserError, load, read_mask
+from safetypin.stages import tune
+from safetypin.stages._tune_set import given_set
+
+
+@pytest.fixture
+def protected(tune_settings, tmp_path):
+    """Return what `metrics.json` says of the set, and the set, of a tuning of one step."""
+
+    def run(**changes):
+        out = tmp_path / "out"
+        found = tune(tune_settings(max_steps=1, **changes), out)
+        return found["set"], load(out / "set")
+
+    return run
+
+
+def identity(folder):
+    return read_metrics(folder)["model"]["id"]
+
+
+def test_a_set_of_select_is_taken(protected, staged):
+    about, mask = protected(mask=str(staged / "set"))
+    given = load(staged / "set")
+    assert mask.fingerprint == given.fingerprint == about["fingerprint"]
+    assert (about["source"], about["path"]) == ("folder", str(staged / "set"))
+    assert about["name"] is about["calibration"] is about.get("scores") is None
+
+
+def test_of_an_audit_the_set_of_its_verdict_is_taken(protected, finished):
+    about, mask = protected(mask=str(finished))
+    cell = read_metrics(finished)["verdict"]["cell"]
+    assert cell == "critical-q0.01-p0.01"
+    assert (about["source"], about["name"]) == ("audit", cell)
+    known = read_mask(finished / "sets" / f"{cell}.mask.safetensors")
+    assert mask.fingerprint == known.fingerprint
+
+
+def test_of_another_tuning_its_own_set_is_taken(protected, tuned):
+    about, mask = protected(mask=str(tuned))
+    assert about["source"] == "tune"
+    assert mask.fingerprint == load(tuned / "set").fingerprint
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("q0.01-p0.01", "critical-q0.01-p0.01"),
+        ("q0.01_p0.01", "critical-q0.01-p0.01"),
+        ("critical-q0.01-p0.01", "critical-q0.01-p0.01"),
+        ("top_utility-q0.01-p0.01", "top_utility-q0.01-p0.01"),
+        ("top_utility-q0.01_p0.01", "top_utility-q0.01-p0.01"),
+    ],
+)
+def test_another_set_of_an_audit_can_be_named(tune_settings, finished, name, found):
+    config = tune_settings(mask=str(finished), set=name)
+    given = given_set(config, identity(finished))
+    assert given.name == found
+    file = finished / "sets" / f"{found}.mask.safetensors"
+    assert given.mask.fingerprint == read_mask(file).fingerprint
+
+
+def test_an_unknown_set_of_an_audit_names_those_there_are(tune_settings, finished):
+    config = tune_settings(mask=str(finished), set="q0.1-p0.01")
+    with pytest.raises(UserError) as raised:
+        given_set(config, identity(finished))
+    assert "has no set 'q0.1-p0.01'; did you mean critical-q0.01-p0.01" in str(raised.value)
+    assert "it has critical-q0.01-p0.01, top_utility-q0.01-p0.01" in str(raised.value)
+
+
+def test_an_audit_whose_verdict_names_no_set_asks_for_one(tune_settings, finished, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "undecided")
+    found = read_metrics(folder)
+    found["verdict"]["cell"] = None
+    (folder / "metrics.json").write_text(json.dumps(found))
+    with pytest.raises(UserError, match=r"names no set; choose one with --set: critical-q0\.01-p0"):
+        given_set(tune_settings(mask=str(folder)), identity(finished))
+
+
+def test_an_audit_of_another_model_is_refused(tune_settings, finished):
+    with pytest.raises(UserError, match=r"is of model#.*the model is other#000"):
+        given_set(tune_settings(mask=str(finished)), "other#000")
+    config = tune_settings(mask=str(finished), any_model=True)
+    assert given_set(config, "other#000").mask.num_selected
+
+
+def test_a_set_is_only_named_of_an_audit(tune_settings, staged):
+    config = tune_settings(mask=str(staged / "set"), set="q0.01-p0.01")
+    with pytest.raises(
+        UserError, match=r"--set chooses one of an audit's sets, but .* is no audit"
+    ):
+        given_set(config, load(staged / "set").model_id)
+
+
+@pytest.mark.parametrize("control", ["random", "matched"])
+def test_as_many_other_weights_can_be_protected_as_a_control(protected, tuned, control):
+    about, mask = protected(mask=str(tuned / "set"), control=control)
+    original = load(tuned / "set")
+    assert about["control"] == control
+    assert (mask & original).num_selected == 0
+    for name, members in mask.tensors.items():
+        assert members.sum() == original.tensors[name].sum(), name
+
+
+def test_a_control_of_a_set_that_is_made_here(protected, tuned):
+    about, mask = protected(control="random", sample_seed=0)
+    assert (about["source"], about["control"]) == ("made here", "random")
+    assert mask.num_selected == load(tuned / "set").num_selected
+    assert (mask & load(tuned / "set")).num_selected == 0
+
+
+def test_the_set_that_is_made_here_is_that_of_score_and_select(tuned, staged):
+    # both begin with the same 16 prompts and answers of a kind
+    assert load(tuned / "set").fingerprint == load(staged / "set").fingerprint
+
+
+def test_an_empty_set_is_an_error_that_says_what_to_change(tune_settings, tmp_path):
+    config = tune_settings(method="magnitude")
+    with pytest.raises(UserError, match=r"lies inside the top 0\.01 of the utility scores"):
+        tune(config, tmp_path / "out")
+    assert not (tmp_path / "out" / "set").exists()
+
+
+def test_scores_are_kept_where_they_are_asked_for(tune_settings, tmp_path):
+    tune(tune_settings(max_steps=1, keep_scores=True), tmp_path / "out")
+    for name in ("safety", "utility"):
+        assert load(tmp_path / "out" / f"scores-{name}").num_examples == 16

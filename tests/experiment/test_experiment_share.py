@@ -1,0 +1,74 @@
+"""Finished stages pass from one run folder to another."""
+
+import os
+
+from safetypin.experiment._share import share_stages
+from safetypin.stages import Output, Reporter, run_stage
+
+
+def stage(folder, name="before", text="made"):
+    def compute(folder):
+        (folder / "payload.txt").write_text(text)
+        return Output({"text": text}, ["payload.txt"])
+
+    return run_stage(folder / name, name, {"a": 1}, compute, reporter=Reporter(quiet=True))
+
+
+def test_a_finished_stage_is_taken_and_then_skipped(tmp_path):
+    stage(tmp_path / "one")
+    assert share_stages(tmp_path / "one", tmp_path / "two", ["before"]) == ["before"]
+    record, reused = stage(tmp_path / "two", text="never made")
+    assert reused
+    assert record.result == {"text": "made"}
+
+
+def test_files_are_linked_and_cost_no_space(tmp_path):
+    stage(tmp_path / "one")
+    share_stages(tmp_path / "one", tmp_path / "two", ["before"])
+    files = [tmp_path / name / "before" / "payload.txt" for name in ("one", "two")]
+    assert files[0].samefile(files[1])
+
+
+def test_where_links_are_not_to_be_had_files_are_copied(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError("no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    stage(tmp_path / "one")
+    share_stages(tmp_path / "one", tmp_path / "two", ["before"])
+    assert stage(tmp_path / "two")[1]
+
+
+def test_a_stage_made_anew_leaves_the_one_it_was_linked_with_alone(tmp_path):
+    stage(tmp_path / "one")
+    share_stages(tmp_path / "one", tmp_path / "two", ["before"])
+
+    def other(folder):
+        (folder / "payload.txt").write_text("changed")
+        return Output({}, ["payload.txt"])
+
+    run_stage(tmp_path / "two/before", "before", {"a": 2}, other, reporter=Reporter(quiet=True))
+    assert (tmp_path / "one/before/payload.txt").read_text() == "made"
+
+
+def test_an_unfinished_stage_is_not_taken(tmp_path):
+    (tmp_path / "one" / "before").mkdir(parents=True)
+    assert share_stages(tmp_path / "one", tmp_path / "two", ["before", "missing"]) == []
+    assert not (tmp_path / "two").exists()
+
+
+def test_what_is_there_already_stays(tmp_path):
+    stage(tmp_path / "one")
+    stage(tmp_path / "two", text="own")
+    assert share_stages(tmp_path / "one", tmp_path / "two", ["before"]) == []
+    assert (tmp_path / "two/before/payload.txt").read_text() == "own"
+
+
+def test_what_a_kill_left_of_a_copy_is_no_hindrance(tmp_path):
+    stage(tmp_path / "one")
+    left = tmp_path / "two" / "before.linked"
+    left.mkdir(parents=True)
+    (left / "half").write_text("half")
+    assert share_stages(tmp_path / "one", tmp_path / "two", ["before"]) == ["before"]
+    assert not left.exists()
+    assert not (tmp_path / "two/before/half").exists()

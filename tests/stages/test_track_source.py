@@ -1,0 +1,142 @@
+"""What a track follows, and what was not to change in it."""
+
+import shutil
+
+import pytest
+from tracked import STEPS, as_tune, make_place, settings
+
+from safetypin.artifacts import UserError, read_json, write_json
+from safetypin.models import load_model
+from safetypin.stages._track_source import (
+    load_tuned,
+    open_source,
+    reference_name,
+    tune_metrics,
+    weights_hash,
+)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return make_place(tmp_path_factory.mktemp("place"))
+
+
+@pytest.fixture(scope="module")
+def tuned(place, tmp_path_factory):
+    return as_tune(place, tmp_path_factory.mktemp("tuned"))
+
+
+def protected(tuned, folder, kind):
+    """Return a copy of a run of `tune` under another protection."""
+    shutil.copytree(tuned, folder)
+    metrics = read_json(folder / "metrics.json")
+    metrics["protect"]["kind"] = kind
+    write_json(folder / "metrics.json", metrics)
+    return folder
+
+
+def with_earlier(folder, checkpoint):
+    """Add an earlier checkpoint to a run of `tune`."""
+    place = folder / "training" / "checkpoints" / "checkpoint-5"
+    shutil.copytree(checkpoint, place)
+    write_json(place / "trainer_state.json", {"global_step": 5, "max_steps": STEPS[-1]})
+    return folder
+
+
+def test_checkpoints_come_by_step_and_the_last_is_what_the_training_gave(place):
+    source = open_source(place / "checkpoints")
+    assert [one.step for one in source.checkpoints] == list(STEPS)
+    assert source.final.step == STEPS[-1]
+    assert source.tune is source.protection is None
+
+
+def test_a_tune_without_checkpoints_says_the_step_of_its_model(tuned):
+    assert [one.step for one in open_source(tuned).checkpoints] == [STEPS[-1]]
+
+
+def test_an_unfinished_checkpoint_is_left_out_and_named(place, tmp_path):
+    folder = shutil.copytree(place / "checkpoints", tmp_path / "run")
+    weights = folder / "checkpoint-10" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:2000])
+    source = open_source(folder)
+    assert [one.step for one in source.checkpoints] == [5]
+    (note,) = source.notes
+    assert "checkpoint-10 is left out" in note
+
+
+def test_only_the_numbers_of_a_tune_count_as_one(tuned, place, tmp_path):
+    assert tune_metrics(tuned)["kind"] == "tune"
+    assert tune_metrics(place) is None
+    write_json(tmp_path / "metrics.json", {"schema": 1, "verdict": {}})
+    assert tune_metrics(tmp_path) is None
+
+
+def test_a_tune_names_its_reference_unless_another_is_given(tuned, place):
+    source = open_source(tuned)
+    assert reference_name(settings(place, reference=None), source) == str(place / "model")
+    assert reference_name(settings(place, reference="smollm2"), source) == "smollm2"
+    with pytest.raises(UserError, match=r"--reference"):
+        reference_name(settings(place, reference=None), open_source(place / "checkpoints"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "early", "late"),
+    [
+        ("none", False, False),
+        ("lora", False, False),
+        ("lora-base", False, False),
+        ("lora-column", False, False),
+        ("freeze", True, True),
+        ("rewind", False, True),
+        ("lora-entry", False, True),
+    ],
+)
+def test_frozen_is_what_no_checkpoint_may_differ_in(kind, early, late, tuned, place, tmp_path):
+    run = protected(tuned, tmp_path / "run", kind)
+    source = open_source(with_earlier(run, place / "checkpoints" / "checkpoint-5"))
+    first, last = source.checkpoints
+    assert [bool(source.frozen(one)) for one in (first, last)] == [early, late]
+
+
+def test_adapters_without_their_mask_are_left_out(tuned, place, tmp_path):
+    run = with_earlier(protected(tuned, tmp_path / "run", "lora-entry"), place / "adapter")
+    source = open_source(run)
+    assert [one.kind for one in source.checkpoints] == ["full"]
+    assert "an adapter of lora-entry does not hold the mask" in source.notes[0]
+    assert len(open_source(protected(run, tmp_path / "other", "lora")).checkpoints) == 2
+
+
+def test_a_run_is_evaluated_only_with_the_same_reference(tuned):
+    source = open_source(tuned)
+    assert source.is_evaluated(source.tune["model"]["id"])
+    assert not source.is_evaluated("model#ffffffffffff")
+
+
+def test_a_checkpoint_without_tokenizer_takes_that_of_the_reference(place):
+    _, tokenizer = load_model(str(place / "model"), device="cpu")
+    source = open_source(place / "checkpoints")
+    subject = load_tuned(source, str(place / "model"), tokenizer, settings(place))
+    assert subject.tokenizer is tokenizer
+    assert subject.identity.partition("#")[0] == "checkpoint-10"
+
+
+def test_an_adapter_is_merged_into_the_reference_and_not_into_what_it_names(place, tmp_path):
+    folder = shutil.copytree(place / "adapter", tmp_path / "adapter")
+    config = read_json(folder / "adapter_config.json") | {"base_model_name_or_path": "/gone"}
+    write_json(folder / "adapter_config.json", config)
+    model, tokenizer = load_model(str(place / "model"), device="cpu")
+    subject = load_tuned(open_source(folder), str(place / "model"), tokenizer, settings(place))
+    before = dict(model.named_parameters())
+    changed = {
+        name for name, value in subject.model.named_parameters() if (value != before[name]).any()
+    }
+    assert {name.split(".")[-2] for name in changed} == {"q_proj", "v_proj"}
+
+
+def test_the_hash_of_a_checkpoint_follows_its_weights_alone(place, tmp_path):
+    folder = shutil.copytree(place / "checkpoints" / "checkpoint-5", tmp_path / "checkpoint-5")
+    first = weights_hash(open_source(folder).final)
+    (folder / "training_args.bin").write_bytes(b"anything")
+    assert weights_hash(open_source(folder).final) == first
+    shutil.copy(place / "checkpoints" / "checkpoint-10" / "model.safetensors", folder)
+    assert weights_hash(open_source(folder).final) != first
