@@ -50,13 +50,15 @@ def numbers(table):
 
 
 def assert_same_table(one, other, rel=2e-3):
+    """Equal but for rounding: a merge may lose the smallest of some hundred changes."""
     first, second = numbers(one), numbers(other)
     assert first.keys() == second.keys()
     for key, (value, expected, num_trainable) in first.items():
+        lost = 0.01 if key[-1] == "changed_share" else 0.0
         assert second[key][2] == num_trainable, key
         for found, wanted in zip(second[key], (value, expected), strict=False):
             assert (found is None) == (wanted is None), key
-            assert found is None or found == pytest.approx(wanted, rel=rel), key
+            assert found is None or found == pytest.approx(wanted, rel=rel, abs=lost), key
 
 
 # --- full, sharded, adapter, in memory
