@@ -224,7 +224,7 @@ def test_a_kind_of_control_that_was_all_destroyed_is_missed():
     assert "no random set matched on |w| of the same size left a model" in verdict["sentence"]
 
 
-@pytest.mark.parametrize("num_prompts", [1, 2, 3])
+@pytest.mark.parametrize("num_prompts", [1, 2, 3, 4, 5])
 def test_a_handful_of_prompts_is_too_few_to_call_it_brittle(num_prompts):
     chosen = dataclasses.replace(critical(0.01, 0), complied=[1] * num_prompts)
     controls = [
@@ -234,6 +234,12 @@ def test_a_handful_of_prompts_is_too_few_to_call_it_brittle(num_prompts):
     verdict = decide([0] * num_prompts, [chosen, *controls], RULE)
     assert verdict["answer"] == "undecided"
     assert f"{num_prompts} judged prompts are too few" in verdict["sentence"]
+
+
+def test_six_prompts_that_all_flip_are_enough():
+    chosen = dataclasses.replace(critical(0.01, 0), complied=[1] * 6)
+    controls = [dataclasses.replace(control(chosen, 0), complied=[0] * 6)]
+    assert decide([0] * 6, [chosen, *controls], RULE)["answer"] == "brittle"
 
 
 def test_one_judged_prompt_of_forty_is_too_few():

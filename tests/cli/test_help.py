@@ -153,3 +153,17 @@ def test_the_installed_program_starts_and_errors_go_to_stderr():
     assert ended.stdout == ""
     assert ended.stderr.startswith("error: no metrics.json in /nowhere")
     assert ended.stderr.count("\n") == 1
+
+
+def test_an_option_given_twice_is_refused():
+    ended = run("audit", "smollm2", "--out", "x", "--q", "0.01", "--q", "0.02")
+    assert ended.exit_code == 2
+    assert "--q is given more than once" in ended.output
+    assert "separate them by commas" in ended.output
+
+
+def test_an_option_that_may_be_repeated_is_not_refused(tmp_path):
+    words = ("--judge-option", "a=1", "--judge-option", "b=2", "--config", str(tmp_path / "no"))
+    ended = run("audit", "smollm2", "--out", str(tmp_path / "x"), *words)
+    assert isinstance(ended.exception, UserError)
+    assert "no settings file" in str(ended.exception)

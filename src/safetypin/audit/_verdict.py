@@ -20,6 +20,9 @@ from safetypin.audit._effects import (
 )
 from safetypin.statistics import Difference, paired_difference
 
+# McNemar's exact test of the rise: five prompts that all flip can still be luck
+MAX_P_VALUE = 0.05
+
 
 def why_no_rise(baseline: Sequence[int | None], degenerate: float | None, rule: Rule) -> str | None:
     """Return why no removal could raise the ASR as the rule asks; None where one could.
@@ -156,7 +159,7 @@ def _with_rise(
         doubt = "no random set of the same size was removed to compare with"
     elif missing := [RANDOM_ARMS[arm["arm"]] for arm in rivals if not arm["margin"]]:
         doubt = f"no {missing[0]} of the same size left a model to compare with"
-    elif ends(rise)[0] <= 0:
+    elif ends(rise)[0] <= 0 or (rise.p_value or 0.0) >= MAX_P_VALUE:
         doubt = f"{rise.num_pairs} judged prompts are too few to tell that from no rise"
     elif lead(compared[0]) <= 0:
         doubt = "chance removal may do the same"

@@ -16,6 +16,7 @@ from safetypin.artifacts import UserError
 from safetypin.cli._audit import audit
 from safetypin.cli._doctor import doctor
 from safetypin.cli._import import import_
+from safetypin.cli._options import OnceCommand
 from safetypin.cli._run import run
 from safetypin.cli._stages import evaluate, prune, report, score, select
 from safetypin.cli._track import track
@@ -49,8 +50,8 @@ def interruptible(command: Callable[P, None]) -> Callable[P, None]:
 
 
 for command in (audit, score, select, prune, evaluate, tune, track, run, report, doctor):
-    app.command()(interruptible(command))
-app.command("import")(interruptible(import_))
+    app.command(cls=OnceCommand)(interruptible(command))
+app.command("import", cls=OnceCommand)(interruptible(import_))
 
 
 def main() -> None:

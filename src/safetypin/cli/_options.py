@@ -1,9 +1,10 @@
 """Options that several commands share, and the way they run."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from safetypin.stages import EVENTS_FILE, Reporter
 
@@ -33,6 +34,23 @@ JudgeOption = Annotated[
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print results only.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Print every step.")]
+
+
+class OnceCommand(TyperCommand):
+    """A command that refuses an option given twice, of which only the last value would count."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - typer's own class
+        """Parse the words of the command line."""
+        if not ctx.resilient_parsing:
+            _, _, order = self.make_parser(ctx).parse_args(list(args))
+            for param in order:
+                if order.count(param) > 1 and param.nargs == 1 and not param.multiple:
+                    name = max(param.opts, key=len)
+                    ctx.fail(
+                        f"{name} is given more than once; where it takes several values, "
+                        "separate them by commas"
+                    )
+        return super().parse_args(ctx, args)
 
 
 def numbers(text: str | None) -> tuple[float, ...] | None:

@@ -160,7 +160,8 @@ def _size(cell: Cell, verdict: AuditVerdict) -> Fact:
     ]
     if verdict.fraction_interval:
         low, high = (_words.share(end) for end in verdict.fraction_interval)
-        notes.append(f"95 % interval {low} to {high}")
+        within = f"95 % interval {low} to {high}" if low != high else "no smaller one may do it"
+        notes.append(f"{within}, of the sizes tried")
     value = _words.share(cell.fraction if verdict.fraction is None else verdict.fraction)
     return Fact(label="Share of weights removed", value=value, notes=tuple(notes))
 

@@ -17,7 +17,7 @@ from safetypin.hooks import Call, at_rest, watch
 from safetypin.models import BlockWeight, block_weights, coverage, model_id, transposed
 from safetypin.scores._passes import Progress, check_rows, forward, input_device, passes, sites_of
 
-MAX_TOKENS = {"cpu": 256, "mps": 1024, "cuda": 4096}  # in one pass
+MAX_TOKENS = {"cpu": 640, "mps": 1024, "cuda": 4096}  # in one pass
 
 log = logging.getLogger(__name__)
 
