@@ -306,11 +306,15 @@ def test_a_rare_precision_is_refused_where_the_device_cannot_do_it():
     assert message == "precision fp16 needs CUDA, the model is on cpu; use bf16 or fp32"
 
 
-def test_too_little_memory_is_told_with_what_to_do():
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 bytes")],
+)
+def test_too_little_memory_is_told_with_what_to_do(error):
     model = build("llama")
 
     def fail(*_):
-        raise torch.OutOfMemoryError
+        raise error
 
     model.model.layers[1].register_forward_pre_hook(fail)
     assert refused(Full(), model, batch_size=8) == (

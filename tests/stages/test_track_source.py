@@ -88,7 +88,7 @@ def test_a_tune_names_its_reference_unless_another_is_given(tuned, place):
         ("lora-column", False, False),
         ("freeze", True, True),
         ("rewind", False, True),
-        ("lora-entry", False, True),
+        ("lora-entry", True, True),
     ],
 )
 def test_frozen_is_what_no_checkpoint_may_differ_in(kind, early, late, tuned, place, tmp_path):
@@ -98,12 +98,12 @@ def test_frozen_is_what_no_checkpoint_may_differ_in(kind, early, late, tuned, pl
     assert [bool(source.frozen(one)) for one in (first, last)] == [early, late]
 
 
-def test_adapters_without_their_mask_are_left_out(tuned, place, tmp_path):
-    run = with_earlier(protected(tuned, tmp_path / "run", "lora-entry"), place / "adapter")
-    source = open_source(run)
-    assert [one.kind for one in source.checkpoints] == ["full"]
-    assert "an adapter of lora-entry does not hold the mask" in source.notes[0]
-    assert len(open_source(protected(run, tmp_path / "other", "lora")).checkpoints) == 2
+def test_earlier_adapters_are_followed_as_well(tuned, place, tmp_path):
+    for kind in ("lora", "lora-entry"):
+        run = with_earlier(protected(tuned, tmp_path / kind, kind), place / "adapter")
+        source = open_source(run)
+        assert [one.kind for one in source.checkpoints] == ["peft", "full"]
+        assert not source.notes
 
 
 def test_a_run_is_evaluated_only_with_the_same_reference(tuned):

@@ -30,7 +30,8 @@ def _option(text: str, panel: str | None = None) -> Any:  # noqa: ANN401 - typer
 
 
 def _switch(name: str, text: str, panel: str | None = None) -> Any:  # noqa: ANN401
-    return typer.Option(name, help=text, rich_help_panel=panel, show_default=False)
+    both = f"{name}/--no-{name.removeprefix('--')}"
+    return typer.Option(both, help=text, rich_help_panel=panel, show_default=False)
 
 
 def track(

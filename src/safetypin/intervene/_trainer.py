@@ -25,6 +25,7 @@ from safetypin.artifacts import UserError, append_line, read_lines, write_text
 from safetypin.intervene._checkpoints import Checkpoints, step_of
 from safetypin.intervene._save import load_adapter, save_checkpoint
 from safetypin.intervene.protect import Guard
+from safetypin.models import is_out_of_memory
 
 LOG_FILE = "log.jsonl"
 SAVE_SECONDS = 600.0  # between checkpoints that are only for going on after a kill
@@ -65,7 +66,9 @@ class GuardedTrainer(Trainer):
             return
         try:
             self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        except torch.OutOfMemoryError as error:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             size = self.args.per_device_train_batch_size
             raise UserError(
                 f"{self.args.device} has not enough memory for batches of {size}; halve "

@@ -54,8 +54,8 @@ class Source:
         """Return the weights that the training was not to change, as far as a checkpoint shows."""
         if self.protection not in HOLDING:
             return None
-        if self.protection != "freeze" and checkpoint != self.final:
-            return None  # put back, or masked, at the end only
+        if self.protection == "rewind" and checkpoint != self.final:
+            return None  # put back at the end only
         mask = load(self.folder / "set")
         assert isinstance(mask, WeightMask)
         return mask
@@ -72,14 +72,6 @@ def open_source(folder: Path) -> Source:
     tune = tune_metrics(folder)
     if tune is not None and not found[-1].step:  # without other checkpoints nothing else tells
         found[-1] = dataclasses.replace(found[-1], step=int(tune["training"]["num_steps"]))
-    if tune is not None and tune["protect"]["kind"] == "lora-entry":
-        free = [one for one in found[:-1] if one.kind == "peft"]
-        found = [one for one in found if one not in free]
-        if free:
-            notes.append(
-                f"{len(free)} checkpoints before the last are left out: an adapter of lora-entry "
-                "does not hold the mask that its change is multiplied with"
-            )
     return Source(folder=folder, checkpoints=tuple(found), notes=tuple(notes), tune=tune)
 
 
