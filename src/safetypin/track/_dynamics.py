@@ -23,6 +23,7 @@ from safetypin.artifacts import (
 from safetypin.select import layer_index, role
 from safetypin.track._cells import Cell, cells_of
 from safetypin.track._dynamics_table import PERCENTILES, DynamicsRow, DynamicsTable, Histogram
+from safetypin.track._margins import dot
 
 Progress = Callable[[int], None]
 Values = NDArray[np.float32]
@@ -146,15 +147,25 @@ def _members(before: Values, after: Values, old: Values, new: Values) -> _Member
         after=after,
         rank_before=float(ranks[0].sum()),
         rank_after=float(ranks[1].sum()),
-        rank_change_square=float(change @ change),
+        rank_change_square=dot(change, change),
     )
 
 
 def rank_shares(scores: Values, ranked: Values) -> NDArray[np.float64]:
     """Return for each score the share of the sorted ones that is lower, ties counted half."""
-    low, high = (np.searchsorted(ranked, scores, side=side) for side in ("left", "right"))
+    low = np.searchsorted(ranked, scores)
+    found, tied = (_holds(ranked, low + step, scores) for step in (0, 1))
+    high = low + found
+    # a second search takes as long as the first, and hardly any score is there twice
+    high[tied] = np.searchsorted(ranked, scores[tied], side="right")
     shares: NDArray[np.float64] = (low + high) / (2 * len(ranked))
     return shares
+
+
+def _holds(ranked: Values, places: NDArray[np.int64], scores: Values) -> NDArray[np.bool_]:
+    last = len(ranked) - 1
+    held: NDArray[np.bool_] = (ranked[np.minimum(places, last)] == scores) & (places <= last)
+    return held
 
 
 def _row(group: str, cell: Cell, matrices: Sequence[_Matrix]) -> DynamicsRow:

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from safetypin.artifacts import UserError
-from safetypin.track._margins import Adder, Closed, Floats, Margins, by_row
+from safetypin.track._margins import Adder, Closed, Floats, Margins, by_row, dot
 from safetypin.track._reference import Index
 from safetypin.track._sources import Change
 
@@ -199,9 +199,9 @@ def measure_members(
     turn, leverage = whole.margins["row_cosine"], whole.leverage[first]
     totals = {
         "rms_units": float(moved.sum()) / whole.rms,
-        "norm_ratio": float(moved @ moved),
+        "norm_ratio": dot(moved, moved),
         "row_cosine": float(whole.distances[first].sum()),
-        "relative_change": float(moved @ inverse),
+        "relative_change": dot(moved, inverse),
         "changed_share": float(np.count_nonzero(moved)),
     }
     expected = {
@@ -220,9 +220,9 @@ def measure_members(
         excess={
             "rms_units": totals["rms_units"] - expected["rms_units"],
             "norm_ratio": totals["norm_ratio"] - expected["norm_ratio"],
-            "row_cosine": float(turn.rows[first] @ leverage),
+            "row_cosine": dot(turn.rows[first], leverage),
         },
-        weight_square=float(size @ size),
+        weight_square=dot(size, size),
         rows=np.bincount(first, minlength=weight.shape[0]).astype(np.float64),
         columns=np.bincount(second, minlength=weight.shape[1]).astype(np.float64),
     )

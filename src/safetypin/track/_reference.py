@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
@@ -85,8 +86,11 @@ class Reference:
 
     def places(self, name: str, members: Bool[Tensor, "..."]) -> Places:
         """Return where a set's members are in the matrices of a weight, in the mask's order."""
-        shaped = members.cpu().reshape(-1, *members.shape[-2:])
-        matrix, first, second = shaped.nonzero(as_tuple=True)
+        height, width = members.shape[-2:]
+        # ten times as fast as torch's `nonzero`
+        flat = torch.from_numpy(np.flatnonzero(members.cpu().numpy()))
+        matrix, place = flat // (height * width), flat % (height * width)
+        first, second = place // width, place % width
         rows, columns = (second, first) if self.is_transposed(name) else (first, second)
         return Places(matrix, rows, columns)
 
