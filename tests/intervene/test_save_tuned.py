@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from conftest import build
@@ -85,6 +86,22 @@ def test_entry_is_saved_merged_with_its_masked_weights_as_they_were(tmp_path, fa
     merged = model.merge_and_unload()
     for name, value in merged.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value), name
+
+
+def test_what_entry_changed_is_saved_in_float32_on_a_half_precision_base(tmp_path):
+    base = build("llama", torch.bfloat16)
+    before, mask = state_of(base), mask_of(base)
+    save_tuned(tuned(MaskedLora(mask, targets=ALL), base), tokenizer(), tmp_path)
+    saved = load_file(tmp_path / "model.safetensors")
+    for name, members in mask.tensors.items():
+        assert saved[name].dtype == torch.float32
+        change = saved[name] - before[name].float()
+        assert not change[members].any()
+        rounded = saved[name].bfloat16().float()
+        assert (rounded != saved[name])[~members].float().mean() > 0.5  # bfloat16 would lose these
+    loaded, _ = load_model(str(tmp_path), device="cpu")
+    for name, members in mask.tensors.items():
+        assert torch.equal(loaded.get_parameter(name)[members].bfloat16(), before[name][members])
 
 
 def test_a_checkpoint_of_entry_is_not_taken_for_a_plain_adapter(tmp_path):

@@ -258,6 +258,7 @@ def test_alpaca_joins_instruction_and_input_and_can_leave_safety_out(monkeypatch
         {"instruction": "Name a river.", "input": "", "output": "The Nile."},
         {"instruction": "Name a weapon.", "input": "", "output": "A sword."},
         {"instruction": "Write code.", "input": "", "output": "I'm sorry, no."},
+        {"instruction": "Draw it.", "input": "", "output": ""},  # 28 of the real rows are so
     ]
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows)
     assert load_prompts("alpaca").prompts[:2] == (

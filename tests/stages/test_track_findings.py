@@ -122,6 +122,11 @@ def test_a_and_b_follow_the_interval_of_the_relative_fall(metrics, fell, answer)
     assert held(metrics, *fell) == answer
 
 
+def test_a_and_b_explain_a_loss_of_safety_only(metrics):
+    assert held(asr(metrics, -0.1, 0.2), 0.4, 0.3, 0.5) == "undecided"
+    assert "no loss of safety" in hypotheses_ab(metrics)["sentence"]
+
+
 def test_a_is_not_supported_by_a_fall_that_other_prompts_make_too(metrics):
     assert held(metrics, 0.4, 0.3, 0.5, noise=0.35) == "undecided"
 

@@ -3,10 +3,11 @@
 import shutil
 
 import pytest
+import torch
 from tracked import STEPS, as_tune, make_place, settings
 
-from safetypin.artifacts import UserError, read_json, write_json
-from safetypin.models import load_model
+from safetypin.artifacts import UserError, WeightMask, read_json, write_json, write_mask
+from safetypin.models import block_weights, load_model
 from safetypin.stages._track_source import (
     load_tuned,
     open_source,
@@ -131,6 +132,20 @@ def test_an_adapter_is_merged_into_the_reference_and_not_into_what_it_names(plac
         name for name, value in subject.model.named_parameters() if (value != before[name]).any()
     }
     assert {name.split(".")[-2] for name in changed} == {"q_proj", "v_proj"}
+
+
+def test_an_adapter_of_lora_entry_is_added_where_it_is_not_masked(place, tmp_path):
+    folder = shutil.copytree(place / "adapter", tmp_path / "adapter")
+    path = folder / "adapter_config.json"
+    write_json(path, read_json(path) | {"peft_type": "MASKED_LORA"})
+    model, tokenizer = load_model(str(place / "model"), device="cpu")
+    names = [name for name in block_weights(model) if name.split(".")[-2] in ("q_proj", "v_proj")]
+    masks = {name: torch.rand(model.get_parameter(name).shape) < 0.5 for name in names}
+    write_mask(folder / "mask.safetensors", WeightMask(tensors=masks, model_id="base"))
+    subject = load_tuned(open_source(folder), str(place / "model"), tokenizer, settings(place))
+    for name, before in model.named_parameters():
+        changed = subject.model.get_parameter(name) != before
+        assert torch.equal(changed, ~masks[name] if name in names else torch.zeros_like(changed))
 
 
 def test_the_hash_of_a_checkpoint_follows_its_weights_alone(place, tmp_path):

@@ -139,6 +139,7 @@ def merged_state(base: PreTrainedModel) -> dict[str, Float[Tensor, "..."]]:
             layer = base.get_submodule(module)
             assert isinstance(layer, EntryLinear)
             (adapter,) = layer.active_adapters
-            value = value.clone().add_(layer.get_delta_weight(adapter))
+            # float32, as after full fine-tuning: bfloat16 would round most of the change away
+            value = value.float() + layer.get_delta_weight(adapter).float()
         state[f"{module}.{parameter}" if found else name] = value
     return state

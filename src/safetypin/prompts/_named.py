@@ -150,6 +150,7 @@ def _alpaca() -> list[Row]:
             "response": row["output"],
         }
         for row in hub_rows("tatsu-lab/alpaca")
+        if row["output"].strip()  # 28 of its rows have none
     ]
 
 

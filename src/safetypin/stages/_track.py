@@ -33,6 +33,7 @@ from safetypin.stages._track_source import (
     reference_name,
 )
 from safetypin.stages._track_write import Finished, write_all
+from safetypin.track import open_reference, open_tuned
 
 
 def track(
@@ -114,6 +115,9 @@ class _Tracking:
             self.suite = suite_of(config, self.prompts)
         if "control" in self.sources:
             _check_control(self.sources["control"], identity)
+        reference = open_reference(self.subject.model)
+        for one in (*self.source.checkpoints, *(other.final for other in self.sources.values())):
+            open_tuned(one, reference)
         for note in (*source.notes, *short_sets(config, self.prompts)):
             self.reporter.note(note)
 

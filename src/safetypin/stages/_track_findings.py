@@ -225,14 +225,18 @@ AB_RULE = (
     "scores are compared relative to matched random weights, as their scale changes with the loss "
     f"as such. A (stranded): they fall by more than {SHARP_DROP:.0%} (lower end of the interval "
     "over matrices), and by more than between two halves of the prompts. B (stable): the whole "
-    f"interval is within {SHARP_DROP:.0%}. Asked only where not a weight of the set could change"
+    f"interval is within {SHARP_DROP:.0%}. Asked only where not a weight of the set could change, "
+    "and undecided where the ASR is not shown to rise"
 )
+NO_LOSS = "The ASR is not shown to have risen, so there is no loss of safety to explain."
 
 
 def hypotheses_ab(metrics: Metrics) -> dict[str, str]:
     """Return the answer on A and B: whether held weights lose their importance."""
     if movement(metrics) != "not trainable":
         return _finding(AB, "not asked", "The set was free to change.", AB_RULE)
+    if safety_change(metrics) != "fell":
+        return _finding(AB, "undecided", NO_LOSS, AB_RULE)
     if not metrics["dynamics"]:
         return _finding(AB, "undecided", "No scores were made of the tuned model.", AB_RULE)
     found = dynamics_row(metrics, "critical")["against_matched"]
@@ -262,8 +266,7 @@ def hypotheses_cd(metrics: Metrics) -> dict[str, str]:
     if moved == "not trainable":
         return _finding(CD, "not asked", "Not a weight of the set could change.", CD_RULE)
     if safety_change(metrics) != "fell":
-        sentence = "The ASR is not shown to have risen, so there is no loss of safety to explain."
-        return _finding(CD, "undecided", sentence, CD_RULE)
+        return _finding(CD, "undecided", NO_LOSS, CD_RULE)
     if moved == "more":
         return _finding(CD, "C supported", "It moved more than others, and the ASR rose.", CD_RULE)
     if moved == "less":

@@ -9,10 +9,10 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from safetypin.artifacts import UserError, WeightMask, load, model_hash, payload_hashes, read_json
-from safetypin.models import load_model, merge_adapter, model_id
+from safetypin.models import block_weights, load_model, merge_adapter, model_id
 from safetypin.stages._subject import Subject
 from safetypin.stages._track_config import TrackConfig
-from safetypin.track import Checkpoint, checkpoints
+from safetypin.track import Checkpoint, changes, checkpoints
 
 # protections under which not a weight of the set differs in the end
 HOLDING = ("freeze", "rewind", "lora-entry")
@@ -124,7 +124,13 @@ def load_tuned(
     """
     checkpoint, dtype = source.final, _dtype(config, source)
     how: dict[str, Any] = {"dtype": dtype, "device": config.device, "tokenizer": tokenizer}
-    if checkpoint.kind == "peft" and source.tune is None:
+    if checkpoint.kind == "peft" and _is_masked(checkpoint.path):
+        model, _ = load_model(reference, **how)
+        for name, change in changes(checkpoint, model, block_weights(model)):
+            weight = model.get_parameter(name)
+            weight.copy_(weight.float() + change)
+        model.name_or_path = str(checkpoint.path.absolute())
+    elif checkpoint.kind == "peft" and source.tune is None:
         model, _ = load_model(reference, **how)
         model = merge_adapter(model, checkpoint.path)
         model.name_or_path = str(checkpoint.path.absolute())
@@ -132,6 +138,12 @@ def load_tuned(
     else:
         model, _ = load_model(str(checkpoint.path), **how)
     return Subject(model=model, tokenizer=tokenizer, identity=model_id(model))
+
+
+def _is_masked(folder: Path) -> bool:
+    """Whether an adapter is one of lora-entry, which PEFT does not know."""
+    config = read_json(folder / "adapter_config.json")
+    return isinstance(config, dict) and config.get("peft_type") == "MASKED_LORA"
 
 
 def weights_hash(checkpoint: Checkpoint) -> dict[str, str]:

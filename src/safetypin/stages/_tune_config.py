@@ -172,10 +172,9 @@ TUNE_PRESETS: dict[str, dict[str, Any]] = {
     },
     "standard": {},
     # the source documents' experiments: the top 5 % of safety minus the top 5 % of utility, one
-    # epoch at 1e-4, a checkpoint every 500 steps; answers as long as in the audit's paper preset
+    # epoch, a checkpoint every 500 steps; answers as long as in the audit's paper preset
     "paper": {
         "epochs": 1.0,
-        "learning_rate": 1e-4,
         "save_steps": 500,
         "q": 0.05,
         "p": 0.05,

@@ -10,7 +10,7 @@ from safetypin.track._dynamics import score_dynamics
 from safetypin.track._dynamics_table import DynamicsRow, DynamicsTable, Histogram
 from safetypin.track._groups import GROUPS, groups_of_scores, with_controls
 from safetypin.track._null import NullModel, null_model
-from safetypin.track._open import changes, changes_at
+from safetypin.track._open import changes, changes_at, open_tuned
 from safetypin.track._overlap import OverlapRow, OverlapTable, set_overlaps
 from safetypin.track._reference import Reference, open_reference
 from safetypin.track._table import MEASURES, DriftRow, DriftTable, Measure
@@ -38,6 +38,7 @@ __all__ = [
     "groups_of_scores",
     "null_model",
     "open_reference",
+    "open_tuned",
     "score_dynamics",
     "set_overlaps",
     "with_controls",
