@@ -15,7 +15,7 @@ from safetypin.artifacts import (
     write_mask,
 )
 from safetypin.models import load_model, model_id
-from safetypin.scores import magnitude
+from safetypin.scores import magnitude, random_scores
 from safetypin.select import top_fraction
 from safetypin.stages._subject import Subject
 from safetypin.stages._track_groups import given_groups, make_groups
@@ -154,3 +154,20 @@ def test_controls_have_as_many_weights_in_every_matrix(place, chosen, mask, subj
     counts = {name: group["num_selected"] for name, group in output.result["groups"].items()}
     assert counts == dict.fromkeys(("critical", "random", "matched"), mask.num_selected)
     assert sorted(output.files) == sorted(path.name for path in (tmp_path / "groups").iterdir())
+
+
+def test_a_given_set_that_the_scores_would_not_choose_is_told(
+    place, chosen, mask, subject, tmp_path
+):
+    save(mask, tmp_path / "set")
+    config = settings(place, groups=str(tmp_path / "set"), q=0.05, p=0.01)
+    given = chosen(groups=str(tmp_path / "set"))
+    safety, utility = magnitude(subject.model), random_scores(subject.model, seed=3)
+    scores = {"safety": [safety] * 3, "utility": [utility] * 3}
+    (note,) = make_groups(tmp_path / "one", subject, given, scores, config).result["notes"]
+    own = top_fraction(safety, 0.05) - top_fraction(utility, 0.01)
+    assert f"was given, {mask.num_selected:,} weights" in note
+    assert f"choose {own.num_selected:,}, of which {(own & mask).num_selected:,} are in it" in note
+    save(own, tmp_path / "own")
+    given = chosen(groups=str(tmp_path / "own"))
+    assert make_groups(tmp_path / "two", subject, given, scores, config).result["notes"] == []

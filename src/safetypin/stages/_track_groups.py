@@ -176,7 +176,7 @@ def make_groups(
         UserError: The critical set is empty, or too large for a random one beside it.
     """
     masks = dict(given.masks) if given else {}
-    files = []
+    files, notes = [], list[str]()
     if scores is not None:
         for place, prefix in enumerate(PREFIXES):
             tops = [
@@ -186,6 +186,8 @@ def make_groups(
             scored = critical_and_tops(*tops)
             files += _write(folder, {f"{prefix}-{name}": mask for name, mask in scored.items()})
             if prefix == PREFIXES[0]:
+                if given:
+                    notes = _other_set(masks["critical"], scored["critical"])
                 masks = {**scored, **{k: mask for k, mask in masks.items() if k == "critical"}}
     if not masks["critical"].num_selected:
         q, p = shares_of(config, given)
@@ -200,7 +202,19 @@ def make_groups(
         for kind, pair in (scores or {}).items()
     }
     about = {name: _about(mask) for name, mask in groups.items()}
-    return Output({"groups": about, "scores": passes}, files)
+    return Output({"groups": about, "scores": passes, "notes": notes}, files)
+
+
+def _other_set(given: WeightMask, scored: WeightMask) -> list[str]:
+    """Return what must be said where a given set is not the one that the scores here give."""
+    if given.fingerprint == scored.fingerprint:
+        return []
+    shared = (given & scored).num_selected
+    return [
+        f"the set that is followed was given, {given.num_selected:,} weights; the scores made here "
+        f"choose {scored.num_selected:,}, of which {shared:,} are in it. Drift and scores are "
+        "those of the given set, the overlap before and after is that of the chosen one"
+    ]
 
 
 def _write(folder: Path, masks: Mapping[str, WeightMask]) -> list[str]:
@@ -235,5 +249,7 @@ def _about(mask: WeightMask) -> dict[str, Any]:
 
 
 def name_of(given: Given | None, shares: tuple[float, float]) -> str:
-    """Return what the critical set is called."""
+    """Return what the critical set is called: of a given one without a name, its folder."""
+    if given and not given.shares:
+        return given.name or given.path.name
     return given.name if given and given.name else set_name("critical", *shares)

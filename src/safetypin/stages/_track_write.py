@@ -101,7 +101,7 @@ def _metrics(
             {"step": one.step, "path": str(one.path), "kind": one.kind}
             for one in source.checkpoints
         ],
-        "notes": list(source.notes),
+        "notes": [*source.notes, *run.series.records["groups"].result["notes"]],
         "judge": _judge(run),
         "prompts": _prompts(run),
         "set": {
