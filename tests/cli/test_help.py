@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 from typer.testing import CliRunner
@@ -167,3 +168,8 @@ def test_an_option_that_may_be_repeated_is_not_refused(tmp_path):
     ended = run("audit", "smollm2", "--out", str(tmp_path / "x"), *words)
     assert isinstance(ended.exception, UserError)
     assert "no settings file" in str(ended.exception)
+
+
+def test_the_version_is_told():
+    ended = run("--version")
+    assert (ended.exit_code, ended.output.strip()) == (0, version("safetypin"))

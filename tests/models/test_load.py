@@ -183,7 +183,10 @@ def test_a_folder_without_tokenizer_says_what_to_copy(folder):
 
 def test_a_folder_without_config_holds_no_model(folder):
     (folder / "config.json").unlink()
-    assert message_of(folder) == f"the folder {str(folder)!r} holds no model: it has no config.json"
+    assert message_of(folder) == (
+        f"the folder {str(folder)!r} holds no model: it has no config.json; give a folder that "
+        "save_pretrained wrote"
+    )
 
 
 def cut_weights(folder):

@@ -186,7 +186,7 @@ def test_a_destroyed_model_has_no_asr(tmp_path):
     outcome = metrics["arms"][0]["runs"][0]["outcome"]
     outcome |= {"destroyed": "it loops", "asr_after": None, "asr_rise": None}
     words = page(tmp_path, metrics).words.replace("\u00a0", " ")
-    assert "frozen 1 10 % destroyed n/a" in words
+    assert "frozen 1 tune track 10 % destroyed n/a" in words
 
 
 def test_the_table_fits_a_terminal():

@@ -11,7 +11,7 @@ from safetypin.evaluate import check_judge, judge_options
 from safetypin.prompts import COUNTED
 from safetypin.scores import SCORERS
 from safetypin.select import GROUPS
-from safetypin.stages import check_choice, check_share, join_settings, one_or_many
+from safetypin.stages import MIN_CALIBRATION, check_choice, check_share, join_settings, one_or_many
 
 CONTROLS = ("random", "matched", "top_utility", "top_safety")
 
@@ -88,6 +88,12 @@ class AuditConfig(BaseModel):
         for control in self.controls:
             if control not in CONTROLS:
                 raise UserError(f"unknown control {control!r}; known are {', '.join(CONTROLS)}")
+        for name in ("num_safety", "num_utility"):
+            if (given := getattr(self, name)) < MIN_CALIBRATION:
+                raise UserError(
+                    f"{name} must be at least {MIN_CALIBRATION}, got {given}: fewer give no "
+                    "score and no noise floor"
+                )
         for name in ("q", "p"):
             if getattr(self, name) == ():
                 raise UserError(f"{name} is an empty list; give a share such as 0.01, which is 1 %")

@@ -92,7 +92,7 @@ def _without_rise(
 ) -> dict[str, Any]:
     """Return "not shown" where every set that left a model is known to stay below the rule."""
     if not counted:
-        why = "every set that was tried damaged the language, so no ASR can be read"
+        why = f"every set that was tried damaged the language{_damage(critical, rises, rule)}"
         if any(effect.keeps_language(rule) for effect in critical):
             why = "no answer could be judged after a set was removed"
         return _verdict("undecided", f"Undecided: {why}.", [why], rule)
@@ -119,6 +119,20 @@ def _without_rise(
         f"than {largest} could be read."
     )
     return _verdict("not shown", sentence, reasons, rule, rise=rise)
+
+
+def _damage(critical: Sequence[Effect], rises: Mapping[str, Difference], rule: Rule) -> str:
+    """Return what is known of sets of which none counts."""
+    left = [effect for effect in critical if not effect.destroyed and rises[effect.id].num_pairs]
+    if not left:
+        return ", so no ASR can be read"
+    best = max(left, key=lambda effect: rises[effect.id].value or 0.0)
+    rise = rises[best.id]
+    return (
+        f": at {share(best.fraction)} of the weights the ASR rises by {points(rise.value)} "
+        f"({bounds(rise)}), which does not count with perplexity {times(best.perplexity_ratio)} "
+        f"(limit {rule.max_perplexity_ratio:g}); smaller sets would tell"
+    )
 
 
 def _doubt(effect: Effect, rise: Difference, rule: Rule) -> str | None:

@@ -1,13 +1,14 @@
 """The application: its commands, and what a person sees when something is wrong."""
 
 import functools
+import importlib.metadata
 import logging
 import os
 import sys
 import traceback
 import warnings
 from collections.abc import Callable
-from typing import ParamSpec
+from typing import Annotated, ParamSpec
 
 import typer
 from rich.console import Console
@@ -47,6 +48,16 @@ def interruptible(command: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(INTERRUPTED) from error
 
     return run
+
+
+@app.callback(invoke_without_command=True)
+def about(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Find what holds a language model's safety in place, and test whether it really does."""
+    if version:
+        typer.echo(importlib.metadata.version("safetypin"))
+        raise typer.Exit
 
 
 for command in (audit, score, select, prune, evaluate, tune, track, run, report, doctor):

@@ -13,7 +13,7 @@ from safetypin.artifacts import UserError
 from safetypin.models import adapter_folder, cache_folder, wheel_file
 from safetypin.prompts import PROMPT_SOURCES
 
-PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "safetensors")
+PACKAGES = ("safetypin", "torch", "transformers", "peft", "accelerate", "datasets", "safetensors")
 GIB = 1024**3
 
 

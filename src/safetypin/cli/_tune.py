@@ -163,7 +163,7 @@ def _rows(metrics: Mapping[str, Any]) -> list[tuple[str, ...]]:
         "borderline refused": ("borderline_refused", "borderline_refusal"),
     }
     rows: list[tuple[str, ...]] = [
-        (label, *(_share(side[name]) for side in sides), _change(paired[pair], "+.1%"))
+        (label, *(_share(side[name]) for side in sides), _points(paired[pair]))
         for label, (name, pair) in shares.items()
     ]
     texts = {"perplexity": "perplexity_ratio", "task": "task_perplexity_ratio"}
@@ -181,6 +181,15 @@ def _share(rate: Mapping[str, Any] | None) -> str:
     if rate is None or rate["value"] is None:
         return "n/a"
     return f"{rate['value']:.1%} ({rate['num_hits']}/{rate['num_judged']})"
+
+
+def _points(found: Mapping[str, Any] | None) -> str:
+    if found is None or found["value"] is None:
+        return "n/a"
+    shown = f"{100 * found['value']:+.1f} points"
+    if found["interval"] is None:
+        return shown
+    return f"{shown} ({100 * found['interval'][0]:+.1f} to {100 * found['interval'][1]:+.1f})"
 
 
 def _change(found: Mapping[str, Any] | None, form: str, sign: str = "") -> str:

@@ -126,6 +126,11 @@ def _tokenizer(name: str) -> PreTrainedTokenizerBase:
     folder = Path(source)
     if _is_adapter(folder) and not _has_tokenizer(folder):
         return _tokenizer(_adapter_base(folder))
+    if folder.is_dir() and not (folder / "config.json").exists() and not _is_adapter(folder):
+        raise UserError(
+            f"the folder {name!r} holds no model: it has no config.json; give a "
+            "folder that save_pretrained wrote"
+        )
     if folder.is_dir() and not _has_tokenizer(folder):
         raise UserError(
             f"the folder {name!r} has no tokenizer (no tokenizer.json or tokenizer_config.json); "
@@ -156,8 +161,6 @@ def _model(name: str, dtype: torch.dtype | str) -> PreTrainedModel:
         base = _model(_adapter_base(folder), dtype)
         with hub_errors(name):
             return merge_adapter(base, folder)
-    if folder.is_dir() and not (folder / "config.json").exists():
-        raise UserError(f"the folder {name!r} holds no model: it has no config.json")
     with hub_errors(name):
         AutoConfig.from_pretrained(source, revision=revision)
         loaded: Any = AutoModelForCausalLM.from_pretrained(

@@ -51,7 +51,7 @@ def _judge_line(metrics: Metrics) -> str:
 def _table(metrics: Metrics) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("removed")
-    for name in ("share", "ASR", "random sets", "degenerate", "perplexity"):
+    for name in ("share", "ASR", "random", "matched", "degenerate", "perplexity"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("")
     before = metrics.baseline
@@ -61,6 +61,7 @@ def _table(metrics: Metrics) -> Table:
             "nothing",
             "",
             _words.rate(before.asr),
+            "",
             "",
             _words.rate(before.degenerate),
             _words.number(before.perplexity.value),
@@ -80,16 +81,16 @@ def _row(cell: Cell, controls: Sequence[Cell], mark: str) -> list[str]:
         f"q {_words.setting(cell.q)}, p {_words.setting(cell.p)}",
         _words.share(cell.fraction),
         _words.percent(cell.asr_value, cell.asr.num_judged if cell.asr else 1),
-        _mean_asr([c for c in controls if c.arm in ("random", "matched")]),
+        *(_highest_asr([c for c in controls if c.arm == arm]) for arm in ("random", "matched")),
         _words.rate(cell.degenerate),
         _words.ratio(cell.perplexity_ratio),
         "destroyed" if cell.destroyed else mark,
     ]
 
 
-def _mean_asr(controls: Sequence[Cell]) -> str:
+def _highest_asr(controls: Sequence[Cell]) -> str:
     values = [cell.asr_value for cell in controls if cell.asr_value is not None]
-    return _words.percent(sum(values) / len(values) if values else None)
+    return _words.percent(max(values, default=None))
 
 
 def _add(table: Table, cells: Sequence[str]) -> None:

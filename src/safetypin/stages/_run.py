@@ -55,7 +55,7 @@ def command_line() -> str:
     import shlex
 
     program = Path(sys.argv[0]).name
-    return shlex.join([program, *sys.argv[1:]])
+    return shlex.join(["safetypin" if program == "__main__.py" else program, *sys.argv[1:]])
 
 
 def environment() -> dict[str, Any]:
@@ -109,6 +109,8 @@ def held(folder: Path) -> Iterator[None]:
         raise UserError(
             f"{folder} is in use {_holder(folder)}; wait for it, or choose another --out"
         ) from error
+    except FileExistsError as error:
+        raise UserError(f"{folder} is a file; --out takes a folder") from error
     except OSError as error:
         raise UserError(f"{folder} cannot be used as a run folder: {error}") from error
     try:
