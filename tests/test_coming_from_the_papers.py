@@ -18,7 +18,8 @@ from doc_pages import ROOT, blocks, text_of
 from end_to_end import tiny as tiny_model
 from safetypin.artifacts import load
 from safetypin.cli import app
-from safetypin.models import load_model
+from safetypin.models import chosen_layers, load_model
+from safetypin.stages import TUNE_PRESETS
 
 PAGE = ROOT / "docs/coming-from-the-papers.md"
 SEEDS = ROOT.parent / "shared" / "seeds"
@@ -31,6 +32,16 @@ SOURCES = {
 SIZES = {"safety": 16, "utility": 16, "attack": 8, "harmless": 4, "borderline": 4, "text": 2}
 TRAINING = {"learning-rate": 1e-2, "max-steps": 3, "max-length": 60}
 SHORT = {"max-new-tokens": 10}
+# what makes a phase of warp short
+PHASES = {
+    "basis": ("num-safety", "max-new-tokens"),
+    "importance": (),
+    "tune": ("attack", "num-attack", "max-steps", "max-length", "learning-rate"),
+    "all": (
+        "num-safety", "attack", "num-attack", "max-steps", "max-length", "learning-rate",
+        "max-new-tokens",
+    ),
+}  # fmt: skip
 
 # what the documents name: tasks, options, scripts, classes, files
 TASKS = """identify_safety_neurons identify_utility_neurons fine_tune_frozen fine_tune_unfrozen
@@ -51,6 +62,10 @@ WRITTEN = """original_utility_scores.pt fine_tuned_safety_masks.pt score_dynamic
     asr_results_frozen.json asr_results_unfrozen.json"""
 CLASSES = """SafetyNeuronAnalyzer FineTuner ScoreDynamicsAnalyzer WeightDriftAnalyzer
     compute_weight_drift eval_attack get_llm get_loaders"""
+# of the document on WaRP
+WARP_OPTIONS = """phase model_name safety_samples batch_size target_layers layer_type device dtype
+    seed basis_dir keep_ratio masks_dir utility_samples epochs learning_rate debug
+    gradient_checkpointing"""
 CHOICES = "wanda wandg align align_short alpaca_cleaned_no_safety"
 
 
@@ -111,6 +126,14 @@ def shortened(words, place):
     found = [files.get(word, word) for word in words]
     extra = kinds.get(words[0], {})
     found += [part for name, value in extra.items() for part in (f"--{name}", str(value))]
+    if words[0] == "warp":
+        phase = words[1] if words[1] in PHASES else "all"
+        found += [
+            part
+            for name, value in {**given, **counts, **TRAINING, **SHORT}.items()
+            if name in PHASES[phase]
+            for part in (f"--{name}", str(value))
+        ]
     if words[0] == "run":
         settings = {**given, **counts, **TRAINING, **SHORT, "num-permutations": 19}
         settings |= {"model": files["smollm2-aligned"], "data": files["gsm8k-100"], "seeds": [42]}
@@ -147,6 +170,10 @@ def test_every_task_of_the_extension_has_left_its_result(ended, place):
         "frozen/report.html",
         "frozen-lora/report.html",
         "unfrozen/report.html",
+        "warp/basis/basis/basis.json",
+        "warp/mask/set/mask.safetensors",
+        "warp/tuned/training/protection.json",
+        "warp/whole/report.html",
     ):
         assert (runs / path).exists(), path
     assert list((runs / "papers/dynamics/figures").glob("*.png"))
@@ -176,7 +203,7 @@ def test_every_name_of_the_documents_is_on_the_page(name):
     assert re.search(rf"(?<!\w){re.escape(name)}", text_of(PAGE))
 
 
-@pytest.mark.parametrize("name", OPTIONS.split())
+@pytest.mark.parametrize("name", f"{OPTIONS} {WARP_OPTIONS}".split())
 def test_every_option_of_the_documents_is_in_the_table(name):
     assert f"<code>--{name}</code>" in text_of(PAGE)
 
@@ -190,3 +217,20 @@ def test_the_lists_above_hold_all_that_the_documents_name():
     assert set(re.findall(r"--task (\w+)", text)) <= set(TASKS.split())
     assert set(re.findall(r"\w+\.pt\b", text)) <= set(FILES.split())
     assert set(re.findall(r"\w+\.sh\b", text)) <= set(SCRIPTS.split())
+    (warp,) = SEEDS.glob("003_*.txt")
+    options = re.findall(r"(?<![-\w])--([a-z]\w+)", warp.read_text())
+    others = {"index", "no", "force", "batch", "samples"}  # of conda, pip and its shell scripts
+    assert set(options) - others <= set(WARP_OPTIONS.split())
+
+
+def test_the_defaults_of_warp_are_those_of_the_document():
+    preset = TUNE_PRESETS["warp"]
+    assert (preset["num_safety"], preset["score_batch_size"], preset["batch_size"]) == (100, 4, 2)
+    assert (preset["keep_ratio"], preset["epochs"], preset["learning_rate"]) == (0.1, 3.0, 5e-5)
+    assert chosen_layers("early", 32) == tuple(range(11))
+    assert chosen_layers("middle", 32) == tuple(range(11, 22))
+    assert chosen_layers("late", 32) == tuple(range(22, 32))
+    assert chosen_layers("last", 32) == chosen_layers("31", 32) == (31,)
+    assert chosen_layers("30-31", 32) == (30, 31)
+    assert chosen_layers("0-5", 32) == tuple(range(6))
+    assert chosen_layers("early", 30) == tuple(range(10))

@@ -4,6 +4,7 @@ from importlib.metadata import version
 
 from safetypin.artifacts import (
     ArtifactMismatchError,
+    Basis,
     Batch,
     DamagedArtifactError,
     Prompt,
@@ -27,6 +28,7 @@ from safetypin.intervene import (
     MaskedLora,
     Rewind,
     Training,
+    Warp,
     finetune,
     pruned,
     save_tuned,
@@ -35,6 +37,7 @@ from safetypin.models import load_model
 from safetypin.prompts import batches
 from safetypin.scores import SCORERS, magnitude, random_scores, snip, wanda
 from safetypin.select import matched_random, overlap, top_fraction
+from safetypin.subspaces import input_basis
 from safetypin.track import drift, score_dynamics
 
 __version__ = version("safetypin")
@@ -43,6 +46,7 @@ __all__ = [
     "PROTECTIONS",
     "SCORERS",
     "ArtifactMismatchError",
+    "Basis",
     "Batch",
     "DamagedArtifactError",
     "Freeze",
@@ -57,6 +61,7 @@ __all__ = [
     "Training",
     "UserError",
     "Verdict",
+    "Warp",
     "WeightMask",
     "WeightScores",
     "attack_success_rate",
@@ -65,6 +70,7 @@ __all__ = [
     "drift",
     "finetune",
     "generate",
+    "input_basis",
     "judge",
     "load",
     "load_model",

@@ -10,6 +10,7 @@ import safetypin as sp
 from full_disk import room_for
 from safetypin.artifacts import (
     ArtifactMismatchError,
+    Basis,
     DamagedArtifactError,
     RunRecord,
     UserError,
@@ -22,6 +23,7 @@ from safetypin.artifacts import (
     read_mask,
     read_scores,
     save,
+    tensor_hash,
     write_mask,
     write_scores,
 )
@@ -322,7 +324,7 @@ def test_a_run_of_another_stage_is_no_artifact(tmp_path):
         stage="evaluation", inputs={}, result={}, files=files, seconds=0.0, environment={}
     ).write(tmp_path)
     assert message_of(tmp_path) == (
-        f"{tmp_path} holds neither scores nor a mask but a evaluation run"
+        f"{tmp_path} holds neither scores nor a mask nor a basis but a evaluation run"
     )
 
 
@@ -400,3 +402,66 @@ def test_the_hash_of_inputs_depends_on_every_value_and_not_on_their_order():
     assert len({inputs_hash(value) for value in values}) == len(values)
     with pytest.raises(ValueError, match="Out of range float values"):
         inputs_hash({"a": float("nan")})
+
+
+# --- bases
+
+
+def basis_of(size=6, sites=("a.qkv", "a.o")):
+    made = {s: torch.linalg.qr(torch.randn(size, size))[0].contiguous() for s in sites}
+    return Basis(
+        directions=made,
+        spectra={site: torch.arange(size, 0, -1).float() for site in sites},
+        sites={"a.q": "a.qkv", "a.k": "a.qkv", "a.o": "a.o"},
+        hashes={site: tensor_hash(tensor) for site, tensor in made.items()},
+        ranks=dict.fromkeys(sites, size),
+        model_id="m#1",
+        transposed=frozenset({"a.o"}),
+        num_tokens=7,
+    )
+
+
+def test_a_basis_comes_back_as_it_was_and_is_read_site_by_site(tmp_path):
+    basis = basis_of()
+    record = save(basis, tmp_path)
+    found = load(tmp_path)
+    assert isinstance(found, Basis)
+    assert found.fingerprint == basis.fingerprint == record.result["fingerprint"]
+    assert (found.num_tokens, found.ranks, found.transposed) == (7, basis.ranks, {"a.o"})
+    for name in basis.sites:
+        assert torch.equal(found.of(name), basis.of(name))
+    site = record.result["sites"][0]
+    assert (site["rank"], site["num_for_90"]) == (6, 5)
+    assert site["first_share"] == pytest.approx(6 / 21)
+
+
+def test_the_identity_needs_no_directions_on_disk(tmp_path):
+    basis = dataclasses.replace(
+        basis_of(), directions={}, spectra={}, hashes={}, ranks={}, kind="identity"
+    )
+    save(basis, tmp_path)
+    found = load(tmp_path)
+    assert found.space == "weights"
+    assert found.of("a.q") is None
+    assert {path.name for path in tmp_path.iterdir()} == {"basis.json", "run.json"}
+
+
+@pytest.mark.parametrize("change", ["deleted", "flipped"])
+def test_a_basis_file_that_is_gone_or_changed_is_an_error(tmp_path, change):
+    save(basis_of(), tmp_path)
+    path = tmp_path / "directions.safetensors"
+    if change == "deleted":
+        path.unlink()
+    else:
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+    with pytest.raises(DamagedArtifactError, match=r"directions\.safetensors"):
+        load(tmp_path)
+
+
+def test_another_direction_gives_another_fingerprint():
+    basis = basis_of()
+    other = dict(basis.hashes) | {"a.o": "0"}
+    assert dataclasses.replace(basis, hashes=other).fingerprint != basis.fingerprint
+    assert dataclasses.replace(basis, model_id="m#2").fingerprint != basis.fingerprint

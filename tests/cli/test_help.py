@@ -13,7 +13,7 @@ from safetypin.cli import _app, _doctor, app
 from safetypin.cli._options import names, numbers
 from safetypin.prompts import PROMPT_SOURCES
 
-COMMANDS = ("audit", "score", "select", "prune", "evaluate", "tune", "report", "doctor")
+COMMANDS = ("audit", "score", "select", "prune", "evaluate", "tune", "warp", "report", "doctor")
 
 
 def run(*words, width="200"):
@@ -29,7 +29,8 @@ def test_help_of_each_command_shows_an_example_that_names_it(name):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_of_an_example_exists(name):
-    ended = run(name, "--help", width="500")
+    words = ("warp", "all") if name == "warp" else (name,)
+    ended = run(*words, "--help", width="500")
     example = re.search(r"Example: .*", ended.output)[0]
     rest = ended.output.replace(example, "")
     for option in re.findall(r"--[a-z-]+", example):
@@ -173,3 +174,20 @@ def test_an_option_that_may_be_repeated_is_not_refused(tmp_path):
 def test_the_version_is_told():
     ended = run("--version")
     assert (ended.exit_code, ended.output.strip()) == (0, version("safetypin"))
+
+
+@pytest.mark.parametrize("phase", ["basis", "importance", "tune", "all"])
+def test_help_of_each_phase_of_warp_shows_an_example_whose_options_exist(phase):
+    ended = run("warp", phase, "--help", width="500")
+    example = re.search(r"Example: .*", ended.output)[0].replace("`", "")
+    start = "safetypin warp" if phase == "all" else f"safetypin warp {phase}"
+    assert f"Example: {start} " in example
+    rest = ended.output.replace(example, "")
+    for option in re.findall(r"--[a-z-]+", example):
+        assert option in rest
+
+
+def test_an_unknown_phase_of_warp_is_taken_for_a_model():
+    ended = run("warp", "no-such-model")
+    assert ended.exit_code == 2
+    assert "Missing option '--out'" in ended.output

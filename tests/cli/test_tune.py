@@ -40,6 +40,13 @@ OTHER = {
     "targets": ("q_proj", "k_proj"),
     "group": "row",
     "p": 0.02,
+    "draw_seed": 7,
+    "rotation": "random",
+    "importance": "bottom",
+    "form": "column",
+    "keep_group": "model",
+    "layers": "last",
+    "basis_counted": "response",
     "gates": ("asr<=0.1", "perplexity<=20"),
 }
 # what one setting needs beside it

@@ -318,3 +318,88 @@ def test_too_few_refusals_are_said_before_anything_is_trained(command, file, pla
     assert refused.code == 2
     assert "safety prompts can be scored on" in refused.text
     assert not list(out.glob("*/tune"))
+
+
+# --- protections compared
+
+COMPARED = """
+title = "Tiny protections"
+about = "Which loses least?"
+hypotheses = "protections"
+seeds = [1, 2]
+
+[arms.warp]
+protect = "warp"
+keep_ratio = 0.5
+
+[arms.drawn]
+protect = "warp"
+importance = "random"
+rotation = "random"
+
+[arms.none]
+protect = "none"
+
+[settings]
+max_steps = 6
+learning_rate = 1e-2
+max_length = 60
+max_new_tokens = 10
+answer_batch_size = 6
+num_safety = 16
+num_attack = 12
+num_harmless = 4
+num_borderline = 4
+num_text = 2
+
+[scales.small.settings]
+PATHS
+"""
+
+
+@pytest.fixture(scope="session")
+def compared(place, examples, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compared")
+    kinds = ("safety", "utility", "attack", "harmless", "borderline", "text")
+    paths = [f"{kind} = {str(place / f'{kind}.jsonl')!r}" for kind in kinds]
+    paths += [f"model = {str(place / 'model')!r}", f"data = {str(examples)!r}"]
+    file = folder / "compared.toml"
+    file.write_text(COMPARED.replace("PATHS", "\n".join(paths)))
+    out = folder / "out"
+    plan = make_plan(read_experiment(file), out)
+    found = run_experiment(plan, make_reporter=lambda folder: Reporter(events=None, quiet=True))
+    return plan, found
+
+
+def test_protections_are_compared_on_every_seed_and_answered(compared):
+    plan, found = compared
+    assert found["set"] is None
+    assert not (plan.out / "identify").exists()
+    assert [one["hypothesis"] for one in found["verdict"]] == ["none", "drawn", "none"]
+    assert all(len(arm["runs"]) == 2 for arm in found["arms"])
+    for arm in found["arms"]:
+        for name in ("asr_after", "task_loss_after"):
+            assert len(arm["spread"][name]["values"]) == 2
+    assert "points against drawn" in found["verdict"][1]["sentences"][0]
+    page = (plan.out / "report.html").read_text()
+    assert "trade-title" in page
+    assert "warp 1" in page
+
+
+def test_what_runs_have_in_common_is_made_once_and_what_is_drawn_is_not(compared):
+    plan, _ = compared
+
+    def print_of(name, stage):
+        return load(plan.out / name / "tune" / stage).fingerprint
+
+    for stage in ("basis", "set"):
+        assert print_of("warp-1", stage) == print_of("warp-2", stage)
+        assert print_of("drawn-1", stage) != print_of("drawn-2", stage)
+    metrics = read_metrics(plan.out / "warp-2" / "tune")
+    reused = {stage["name"] for stage in metrics["run"]["stages"] if stage["reused"]}
+    assert {"calibration-safety", "basis", "set", "before"} <= reused
+
+
+def test_a_compared_experiment_is_done_the_second_time(compared):
+    plan, _ = compared
+    assert {step.state for step in steps_of(plan)} == {"done"}

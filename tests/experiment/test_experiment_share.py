@@ -2,8 +2,8 @@
 
 import os
 
-from safetypin.experiment._share import share_stages
 from safetypin.stages import Output, Reporter, run_stage
+from safetypin.stages._share import share_stages
 
 
 def stage(folder, name="before", text="made"):

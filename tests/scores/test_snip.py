@@ -6,9 +6,9 @@ from torch.nn import functional
 
 from conftest import build, examples, make_batches
 from safetypin.artifacts import Batch, UserError
+from safetypin.passes import passes
 from safetypin.scores import snip
 from safetypin.scores._gradients import Input
-from safetypin.scores._passes import passes
 from safetypin.scores._snip import cross_entropy
 
 

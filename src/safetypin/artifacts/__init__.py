@@ -1,5 +1,15 @@
 """The values that pass between stages. Knows torch and numpy, no model library."""
 
+from safetypin.artifacts._basis import IDENTITY, Basis, tensor_hash
+from safetypin.artifacts._basis_store import (
+    BASIS_FILE,
+    assemble_basis,
+    describe_basis,
+    read_basis,
+    read_directions,
+    write_basis,
+    write_directions,
+)
 from safetypin.artifacts._errors import ArtifactMismatchError, DamagedArtifactError, UserError
 from safetypin.artifacts._files import (
     PART,
@@ -17,20 +27,22 @@ from safetypin.artifacts._masks import WeightMask, model_hash
 from safetypin.artifacts._prompts import Batch, Prompt, PromptSet, normalise
 from safetypin.artifacts._results import Rate, Response, Verdict, wilson_interval
 from safetypin.artifacts._run import RunRecord, inputs_hash, payload_hashes
+from safetypin.artifacts._save import load, save
 from safetypin.artifacts._scores import WandaTensors, WeightScores
 from safetypin.artifacts._store import (
     FileTensors,
-    load,
     read_mask,
     read_scores,
-    save,
     write_mask,
     write_scores,
 )
 
 __all__ = [
+    "BASIS_FILE",
+    "IDENTITY",
     "PART",
     "ArtifactMismatchError",
+    "Basis",
     "Batch",
     "DamagedArtifactError",
     "FileTensors",
@@ -45,12 +57,16 @@ __all__ = [
     "WeightMask",
     "WeightScores",
     "append_line",
+    "assemble_basis",
+    "describe_basis",
     "disk_errors",
     "inputs_hash",
     "load",
     "model_hash",
     "normalise",
     "payload_hashes",
+    "read_basis",
+    "read_directions",
     "read_foreign",
     "read_json",
     "read_lines",
@@ -58,7 +74,10 @@ __all__ = [
     "read_scores",
     "replacing",
     "save",
+    "tensor_hash",
     "wilson_interval",
+    "write_basis",
+    "write_directions",
     "write_json",
     "write_mask",
     "write_scores",

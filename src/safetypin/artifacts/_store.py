@@ -1,4 +1,4 @@
-"""Save and load artifacts as run folders."""
+"""Scores and sets as files."""
 
 import dataclasses
 import json
@@ -9,14 +9,10 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from safetypin.artifacts._errors import DamagedArtifactError, UserError
-from safetypin.artifacts._files import PART, disk_errors, read_tensors, write_tensors
+from safetypin.artifacts._errors import DamagedArtifactError
+from safetypin.artifacts._files import read_tensors, write_tensors
 from safetypin.artifacts._masks import WeightMask, packed, unpacked
-from safetypin.artifacts._run import RunRecord, payload_hashes
 from safetypin.artifacts._scores import WeightScores
-
-SCORES_FILE = "scores.safetensors"
-MASK_FILE = "mask.safetensors"
 
 
 class FileTensors(Mapping[str, Tensor]):
@@ -124,73 +120,3 @@ def _damaged(path: Path, error: Exception) -> DamagedArtifactError:
     return DamagedArtifactError(
         f"{path} is damaged ({error}); delete its folder and run the stage again"
     )
-
-
-def save(
-    artifact: WeightScores | WeightMask,
-    folder: str | Path,
-    *,
-    inputs: Mapping[str, Any] | None = None,
-    environment: Mapping[str, Any] | None = None,
-    seconds: float = 0.0,
-) -> RunRecord:
-    """Save scores or a mask as a run folder: the payload, then `run.json`.
-
-    Raises:
-        UserError: The folder holds something else, or the disk is full.
-    """
-    folder = Path(folder)
-    name = SCORES_FILE if isinstance(artifact, WeightScores) else MASK_FILE
-    _check_free(folder, name)
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    if isinstance(artifact, WeightScores):
-        write_scores(folder / name, artifact)
-        result: dict[str, Any] = {
-            "num_matrices": len(artifact.tensors),
-            "num_examples": artifact.num_examples,
-            "num_tokens": artifact.num_tokens,
-            "coverage": artifact.coverage,
-        }
-    else:
-        write_mask(folder / name, artifact)
-        result = {
-            "num_selected": artifact.num_selected,
-            "num_weights": artifact.num_weights,
-            "fraction": artifact.fraction,
-            "fingerprint": artifact.fingerprint,
-        }
-    record = RunRecord(
-        stage="scores" if isinstance(artifact, WeightScores) else "mask",
-        inputs={"model_id": artifact.model_id, **(inputs or {})},
-        result=result,
-        files=payload_hashes(folder, [name]),
-        seconds=seconds,
-        environment=environment or {},
-    )
-    record.write(folder)
-    return record
-
-
-def _check_free(folder: Path, name: str) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file; choose a folder")
-    # a killed `save` leaves a part of a file: it is no reason to refuse
-    others = folder.exists() and [p for p in folder.iterdir() if p.suffix != PART]
-    if others and not (folder / name).exists():
-        raise UserError(f"{folder} is not empty and holds no {name}; choose another folder")
-
-
-def load(folder: str | Path) -> WeightScores | WeightMask:
-    """Load what `save` wrote, after checking its hash.
-
-    Raises:
-        DamagedArtifactError: The folder is unfinished, damaged or of another kind.
-    """
-    folder = Path(folder)
-    record = RunRecord.read(folder)
-    if SCORES_FILE in record.files:
-        return read_scores(folder / SCORES_FILE)
-    if MASK_FILE in record.files:
-        return read_mask(folder / MASK_FILE)
-    raise DamagedArtifactError(f"{folder} holds neither scores nor a mask but a {record.stage} run")

@@ -22,6 +22,7 @@ from safetypin.cli._run import run
 from safetypin.cli._stages import evaluate, prune, report, score, select
 from safetypin.cli._track import track
 from safetypin.cli._tune import tune
+from safetypin.cli._warp import warp
 
 BAD_INPUT, FAULT, INTERRUPTED = 2, 70, 130
 P = ParamSpec("P")
@@ -62,6 +63,10 @@ def about(
 
 for command in (audit, score, select, prune, evaluate, tune, track, run, report, doctor):
     app.command(cls=OnceCommand)(interruptible(command))
+for phase in warp.registered_commands:
+    assert phase.callback is not None
+    phase.callback, phase.cls = interruptible(phase.callback), OnceCommand
+app.add_typer(warp)
 app.command("import", cls=OnceCommand)(interruptible(import_))
 
 

@@ -22,7 +22,7 @@ from safetypin.cli._options import (
 from safetypin.evaluate import judge_names
 from safetypin.intervene import PROTECTIONS
 from safetypin.scores import SCORERS
-from safetypin.stages import GAUGES, TUNE_PRESETS, make_tune_config
+from safetypin.stages import GAUGES, IMPORTANCES, ROTATIONS, TUNE_PRESETS, make_tune_config
 from safetypin.stages import tune as run_tune
 
 GATE_FAILED = 1
@@ -52,6 +52,7 @@ def tune(
     system: SystemOption = None,
     seed: Annotated[int | None, _option("Seed of the training; 42.")] = None,
     sample_seed: Annotated[int | None, _option("Seed of samples of prompts, of the held-out part and of a random set; 0.")] = None,
+    draw_seed: Annotated[int | None, _option("Seed of random masks and rotations of warp; the sample seed where none is given.")] = None,
     data: Annotated[str | None, _option("Examples to train on, with responses: file, source name or Hub id.", DATA)] = None,
     prompt_column: Annotated[str | None, _option("Column of the prompt in files.", DATA)] = None,
     response_column: Annotated[str | None, _option("Column of the response in --data and --eval-data.", DATA)] = None,
@@ -59,6 +60,8 @@ def tune(
     eval_data: Annotated[str | None, _option("Held-out examples for the task loss; a part of --data where none are given.", DATA)] = None,
     eval_fraction: Annotated[float | None, _option("Share of --data to hold out; 0.1.", DATA)] = None,
     num_task: Annotated[int | None, _option("The most held-out examples; 100.", DATA)] = None,
+    exact_match: Annotated[bool | None, _switch("--exact-match", "Answer the held-out examples too, and compare the last number with the solution's, as for GSM8K.", DATA)] = None,
+    exact_match_tokens: Annotated[int | None, _option("Where such an answer is cut off, in tokens; 256.", DATA)] = None,
     allow_shared_prompts: Annotated[bool | None, _switch("--allow-shared-prompts", "Let training, calibration and evaluation share prompts.", DATA)] = None,
     protect: Annotated[str | None, _option(f"{', '.join(PROTECTIONS)}.", PROTECTION)] = None,
     mask: Annotated[Path | None, _option(f"The set to protect: a folder of select, of an audit or of another tuning. Made here where none is given and one is needed ({WITH_SET}).", PROTECTION)] = None,
@@ -112,6 +115,14 @@ def tune(
     q: Annotated[float | None, _option("Share of the safety top: 0.01 is 1 %, and the default.", SET)] = None,
     p: Annotated[float | None, _option("Share of the utility top that is left out; the same as q where none is given.", SET)] = None,
     keep_scores: Annotated[bool | None, _switch("--keep-scores", "Keep the score files (4 bytes a weight).", SET)] = None,
+    rotation: Annotated[str | None, _option(f"For warp: the basis, {', '.join(ROTATIONS)}; input.", SET)] = None,
+    layers: Annotated[str | None, _option("For warp: which layers, such as all, early, last, 30-31; all.", SET)] = None,
+    basis_counted: Annotated[str | None, _option("For warp: the tokens whose inputs make the basis; all.", SET)] = None,
+    importance: Annotated[str | None, _option(f"For warp: what the mask is of, {', '.join(IMPORTANCES)}; gradient.", SET)] = None,
+    keep_ratio: Annotated[float | None, _option("For warp: the share of coefficients that is held; 0.1.", SET)] = None,
+    keep_group: Annotated[str | None, _option("For warp: take it in each matrix, or over the model; matrix.", SET)] = None,
+    form: Annotated[str | None, _option("For warp: hold single coefficients (entry) or whole directions (column).", SET)] = None,
+    train_others: Annotated[bool | None, _switch("--train-others", "For warp: train all other parameters too, unprotected.", PROTECTION)] = None,
     gate: Annotated[list[str] | None, _option(f"Exit with 1 unless this holds, such as 'asr<=0.1'; repeatable. Names: {', '.join(GAUGES)}.", GATES)] = None,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,

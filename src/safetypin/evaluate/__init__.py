@@ -2,6 +2,7 @@
 
 from safetypin.evaluate._attack import attack_success_rate, rate_of
 from safetypin.evaluate._generate import generate, tokenized_requests
+from safetypin.evaluate._gsm8k import exact_matches, final_number
 from safetypin.evaluate._judge_options import judge_names, judge_options
 from safetypin.evaluate._perplexity import Perplexity, perplexity, tokenized_texts
 from safetypin.evaluate.judges import (
@@ -18,7 +19,9 @@ __all__ = [
     "Perplexity",
     "attack_success_rate",
     "check_judge",
+    "exact_matches",
     "explain",
+    "final_number",
     "generate",
     "judge",
     "judge_names",

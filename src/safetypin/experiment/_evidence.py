@@ -22,6 +22,10 @@ def outcome(tune: Metrics) -> dict[str, Any]:
         "destroyed": after["destroyed"],
         "perplexity_ratio": tune["perplexity_ratio"],
         "task_perplexity_ratio": tune["task_perplexity_ratio"],
+        "task_loss": paired["task_loss"],
+        "task_loss_after": after["task"] and after["task"]["loss"],
+        "exact_match_after": after["task"] and after["task"].get("exact_match"),
+        "frozen_change": (tune["training"].get("protection") or {}).get("frozen_change"),
         "num_steps": tune["training"]["num_steps"],
     }
 

@@ -14,10 +14,13 @@ DEFAULT_SCALE = "small"
 # what the experiment itself says of every run
 OWN = frozenset({
     "run", "groups", "control", "mask", "set", "protect", "seed", "preset", "reference",
-    "rescore", "any_model",
+    "rescore", "any_model", "draw_seed",
 })  # fmt: skip
 SETTINGS = frozenset({*TuneConfig.model_fields, *TrackConfig.model_fields}) - OWN
 ARM = frozenset(TuneConfig.model_fields) - OWN | {"about", "protect", "num_seeds", "control"}
+
+PROTECTIONS_COMPARED = "protections"
+Question = Literal["A/B", "C/D", "protections"]
 
 Values = Mapping[str, Any]
 Kind = TypeVar("Kind", bound=BaseModel)
@@ -49,7 +52,8 @@ class ExperimentFile(_Table):
     Attributes:
         title: What it is, in one line.
         about: What is done and why, in a few sentences.
-        hypotheses: Which hypotheses of the source documents it is about.
+        hypotheses: Which hypotheses of the source documents it is about; or `protections`: which
+            of the arms loses least, where the last arm is the one without protection.
         seeds: Of the trainings.
         settings: Of `safetypin tune` and `safetypin track`, by their names.
         arms: By name; the first is what the hypotheses are about, the others are beside it.
@@ -58,7 +62,7 @@ class ExperimentFile(_Table):
 
     title: str
     about: str = ""
-    hypotheses: Literal["A/B", "C/D"]
+    hypotheses: Question
     seeds: tuple[int, ...] = Field(min_length=1)
     settings: dict[str, Any] = Field(default_factory=dict)
     arms: dict[str, dict[str, Any]] = Field(min_length=1)
@@ -97,12 +101,17 @@ class Experiment(_Table):
 
     title: str
     about: str
-    hypotheses: Literal["A/B", "C/D"]
+    hypotheses: Question
     scale: str
     takes: str
     seeds: tuple[int, ...] = Field(min_length=1)
     settings: dict[str, Any]
     arms: tuple[Arm, ...]
+
+    @property
+    def compares(self) -> bool:
+        """Whether arms are compared with each other, with no set found and nothing tracked."""
+        return self.hypotheses == PROTECTIONS_COMPARED
 
     def seeds_of(self, arm: Arm) -> tuple[int, ...]:
         """Return the seeds that an arm is trained with."""

@@ -43,13 +43,13 @@ class Plan:
     Attributes:
         experiment: What the file says.
         out: The run folder.
-        identify: How the set is found.
+        identify: How the set is found; None where arms are compared that make their own.
         runs: In order; of a seed the arm in question comes last, so that its controls are there.
     """
 
     experiment: Experiment
     out: Path
-    identify: TrackConfig
+    identify: TrackConfig | None
     runs: tuple[Run, ...]
 
     def of(self, arm: Arm) -> tuple[Run, ...]:
@@ -73,14 +73,16 @@ def make_plan(experiment: Experiment, out: Path) -> Plan:
     return Plan(
         experiment=experiment,
         out=out,
-        identify=_track_config(experiment, {"run": str(out / IDENTIFY)}),
+        identify=None
+        if experiment.compares
+        else _track_config(experiment, {"run": str(out / IDENTIFY)}),
         runs=tuple(runs),
     )
 
 
 def _run(experiment: Experiment, arm: Arm, seed: int, out: Path) -> Run:
     track = None
-    if arm == experiment.arms[0]:
+    if arm == experiment.arms[0] and not experiment.compares:
         given = {"run": str(out / f"{arm.name}-{seed}" / "tune"), "groups": _set_folder(out)}
         controls = [a for a in experiment.arms[1:] if seed in experiment.seeds_of(a)]
         if controls:
@@ -96,7 +98,9 @@ def _set_folder(out: Path) -> str:
 def _tune_config(experiment: Experiment, arm: Arm, seed: int, out: Path) -> TuneConfig:
     values = {**_of(TuneConfig, experiment.settings), **arm.settings, "seed": seed}
     kind = PROTECTIONS.get(values["protect"])
-    if kind is not None and kind.needs_mask:
+    if experiment.compares:
+        values["draw_seed"] = seed
+    elif kind is not None and kind.needs_mask:
         values["mask"] = _set_folder(out)
     return _made(
         f"arm {arm.name!r}",

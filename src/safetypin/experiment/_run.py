@@ -6,7 +6,6 @@ from typing import Any
 
 from safetypin.artifacts import RunRecord, payload_hashes
 from safetypin.experiment._plan import IDENTIFY, Plan, Run
-from safetypin.experiment._share import share_stages
 from safetypin.experiment._state import METRICS_FILE, RECORDS, is_stale
 from safetypin.experiment._write import write_all
 from safetypin.prompts import load_prompts
@@ -16,15 +15,25 @@ from safetypin.stages import (
     Output,
     Reporter,
     TrackConfig,
+    TuneConfig,
     discard,
     discard_scores,
     held,
     identify,
     now,
     run_stage,
+    share_stages,
     track,
     tune,
 )
+
+# what runs under warp begin with, and the settings that each of these stages is made by
+ROTATED_STAGES: dict[str, tuple[str, ...]] = {
+    "calibration-safety": (),
+    "basis": ("rotation", "targets", "layers"),
+    "set": ("rotation", "targets", "layers", "importance", "keep_ratio", "keep_group", "protect"),
+}
+DRAWS = {"basis": ("rotation",), "set": ("rotation", "importance")}  # random: by the seed too
 
 SOURCES = ("data", "eval_data", "attack", "harmless", "borderline", "text", "safety", "utility")
 # what the tracks of one experiment have in common beside scores and answers
@@ -54,6 +63,18 @@ def run_experiment(plan: Plan, *, make_reporter: MakeReporter) -> dict[str, Any]
         return _Running(plan, reporter, make_reporter).run()
 
 
+def alike(one: TuneConfig, other: TuneConfig) -> dict[str, bool]:
+    """Return for each stage of warp whether two runs make the same there."""
+    if not (one.is_rotated and other.is_rotated):
+        return dict.fromkeys(ROTATED_STAGES, False)
+    found = {}
+    for stage, names in ROTATED_STAGES.items():
+        same = all(getattr(one, name) == getattr(other, name) for name in names)
+        is_drawn = any(getattr(one, name) == "random" for name in DRAWS.get(stage, ()))
+        found[stage] = same and (not is_drawn or one.drawn_with == other.drawn_with)
+    return found
+
+
 class _Running:
     """The state of one experiment: the records of its parts."""
 
@@ -61,23 +82,27 @@ class _Running:
         self.plan, self.reporter, self.make_reporter = plan, reporter, make_reporter
         self.parts: dict[str, tuple[RunRecord, bool]] = {}
         self.started = now()
-        self.num_parts = 1 + len(plan.runs) + sum(run.track is not None for run in plan.runs)
+        first = self.plan.identify is not None
+        self.num_parts = first + len(plan.runs) + sum(run.track is not None for run in plan.runs)
 
     def run(self) -> dict[str, Any]:
         """Run every part in order."""
         self.sources = self._fingerprints()
-        self._say(IDENTIFY)
-        out = self.plan.out / IDENTIFY
-        self.set = identify(self.plan.identify, out, reporter=self.make_reporter(out))
+        self.set = None if self.plan.identify is None else self._identify(self.plan.identify)
         for run in self.plan.runs:
             self._tune(run)
             if run.track is not None:
                 self._track(run, run.track)
         found = write_all(self.plan, self.set, self.parts, self.started)
-        if not self.plan.identify.keep_scores:
-            discard_scores(out)
+        if self.plan.identify is not None and not self.plan.identify.keep_scores:
+            discard_scores(self.plan.out / IDENTIFY)
         self.reporter.event("finished")
         return found
+
+    def _identify(self, config: TrackConfig) -> RunRecord:
+        self._say(IDENTIFY)
+        out = self.plan.out / IDENTIFY
+        return identify(config, out, reporter=self.make_reporter(out))
 
     def _fingerprints(self) -> dict[str, str]:
         """Return the fingerprints of all prompt sources, so that a changed file is noticed."""
@@ -100,17 +125,28 @@ class _Running:
     def _tune(self, run: Run) -> None:
         folder = self._folder(run, "tune")
         share_stages(self._folder(self.plan.runs[0], "tune"), folder, ["before"])
-        inputs = {
+        inputs: dict[str, Any] = {
             "settings": run.tune.model_dump(mode="json"),
             "sources": self.sources,
-            "model_id": self.set.inputs["scores"]["safety"]["model_id"],
-            "set": self.set.result["fingerprint"],
         }
+        if self.set is None:
+            self._share_rotated(run, folder)
+        else:
+            inputs |= {
+                "model_id": self.set.inputs["scores"]["safety"]["model_id"],
+                "set": self.set.result["fingerprint"],
+            }
 
         def compute() -> None:
             tune(run.tune, folder, reporter=self.make_reporter(folder))
 
         self._part(f"{run.name}/tune", inputs, compute)
+
+    def _share_rotated(self, run: Run, folder: Path) -> None:
+        """Take the answers, the basis and the mask of a run that makes the same."""
+        for other in self.plan.runs[: self.plan.runs.index(run)]:
+            done, same = self._folder(other, "tune"), alike(other.tune, run.tune)
+            share_stages(done, folder, [name for name in ROTATED_STAGES if same[name]])
 
     def _track(self, run: Run, config: TrackConfig) -> None:
         folder = self._folder(run, "track")
@@ -126,7 +162,7 @@ class _Running:
             "settings": config.model_dump(mode="json"),
             "trainings": {name: self._hashes(name) for name in names},
             "sources": self.sources,
-            "set": self.set.result["fingerprint"],
+            "set": self.set.result["fingerprint"] if self.set else None,
         }
 
         def compute() -> None:
@@ -153,4 +189,5 @@ class _Running:
         self.parts[name] = run_stage(record, name, inputs, recorded, reporter=self.reporter)
 
     def _say(self, name: str) -> None:
-        self.reporter.note(f"[{len(self.parts) + 1 + (name != IDENTIFY)}/{self.num_parts}] {name}")
+        before = self.plan.identify is not None and name != IDENTIFY
+        self.reporter.note(f"[{len(self.parts) + 1 + before}/{self.num_parts}] {name}")

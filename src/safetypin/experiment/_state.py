@@ -28,19 +28,7 @@ class Step:
 
 def steps_of(plan: Plan) -> list[Step]:
     """Return every part in order; nothing is loaded, so a changed file shows when it is run."""
-    shares = ", ".join(
-        f"{name} {value:g}"
-        for name in ("q", "p")
-        if (value := getattr(plan.identify, name)) is not None
-    )
-    scored = f"score {plan.identify.reference} by {plan.identify.method}, cut the set"
-    steps = [
-        Step(
-            name=IDENTIFY,
-            about=f"{scored} ({shares})" if shares else scored,
-            state=_state(plan.out / IDENTIFY / "set", plan.out / IDENTIFY),
-        )
-    ]
+    steps = [] if plan.identify is None else [_identify_step(plan, plan.identify)]
     for run in plan.runs:
         tune, name = run.tune, f"{run.name}/tune"
         about = f"train with --protect {tune.protect}, seed {run.seed}, on {tune.data}"
@@ -51,6 +39,18 @@ def steps_of(plan: Plan) -> list[Step]:
             about = f"follow what moved{f', beside {beside}' if beside else ''}"
             steps.append(Step(name=name, about=about, state=_part_state(plan, name, run.track)))
     return steps
+
+
+def _identify_step(plan: Plan, config: TrackConfig) -> Step:
+    shares = ", ".join(
+        f"{name} {value:g}" for name in ("q", "p") if (value := getattr(config, name)) is not None
+    )
+    scored = f"score {config.reference} by {config.method}, cut the set"
+    return Step(
+        name=IDENTIFY,
+        about=f"{scored} ({shares})" if shares else scored,
+        state=_state(plan.out / IDENTIFY / "set", plan.out / IDENTIFY),
+    )
 
 
 def is_stale(record: Path, folder: Path) -> bool:

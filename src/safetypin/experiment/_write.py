@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from safetypin.artifacts import RunRecord, read_json, write_json
+from safetypin.experiment._compare import decide_protections, read_outcomes
 from safetypin.experiment._evidence import movement, outcome, overlap, scores
 from safetypin.experiment._file import Arm
 from safetypin.experiment._plan import Plan, Run
@@ -20,12 +21,12 @@ SCHEMA = 1
 Parts = Mapping[str, tuple[RunRecord, bool]]
 
 
-def write_all(plan: Plan, chosen: RunRecord, parts: Parts, started: str) -> dict[str, Any]:
+def write_all(plan: Plan, chosen: RunRecord | None, parts: Parts, started: str) -> dict[str, Any]:
     """Write metrics.json and report.html; return the content of metrics.json.
 
     Args:
         plan: What was run.
-        chosen: The record of the set.
+        chosen: The record of the set; None where arms make their own.
         parts: The records of all parts by name, and whether each was there already.
         started: When this command began.
     """
@@ -40,15 +41,26 @@ def write_all(plan: Plan, chosen: RunRecord, parts: Parts, started: str) -> dict
         "scale": experiment.scale,
         "seeds": list(experiment.seeds),
         "settings": {"model": plan.runs[0].tune.model, **experiment.settings},
-        "set": dict(chosen.result),
+        "set": dict(chosen.result) if chosen else None,
         "arms": arms,
         "hypotheses": experiment.hypotheses,
-        "verdict": decide(experiment.hypotheses, arms[0]["runs"]),
+        "verdict": _verdict(plan, arms),
         "run": _describe(plan, parts, started),
     }
     write_json(plan.out / "metrics.json", found)
     write_report(plan.out)
     return found
+
+
+def _verdict(plan: Plan, arms: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    experiment = plan.experiment
+    if not experiment.compares:
+        return decide(experiment.hypotheses, arms[0]["runs"])
+    outcomes = {
+        arm.name: [read_outcomes(plan.out / run.name / "tune") for run in plan.of(arm)]
+        for arm in experiment.arms
+    }
+    return decide_protections(arms, outcomes)
 
 
 def _arm(plan: Plan, arm: Arm, parts: Parts) -> dict[str, Any]:
@@ -83,6 +95,10 @@ def _row(out: Path, run: Run, parts: Parts) -> dict[str, Any]:
 # what the table shows of every arm: the part of a row, its key, and the key within
 SPREADS = {
     "asr_rise": ("outcome", "asr_rise", "value"),
+    "asr_after": ("outcome", "asr_after", "value"),
+    "refused_after": ("outcome", "refused_after", "value"),
+    "task_loss_after": ("outcome", "task_loss_after", None),
+    "exact_match_after": ("outcome", "exact_match_after", "value"),
     "over_refusal_rise": ("outcome", "over_refusal_rise", "value"),
     "perplexity_ratio": ("outcome", "perplexity_ratio", None),
     "task_perplexity_ratio": ("outcome", "task_perplexity_ratio", None),

@@ -3,7 +3,7 @@
 from safetypin.intervene._data import TrainingRows, training_rows
 from safetypin.intervene._prune import check_mask, pruned
 from safetypin.intervene._save import save_tuned
-from safetypin.intervene._train import finetune
+from safetypin.intervene._train import MEASURED_FILE, finetune
 from safetypin.intervene._training import Training
 from safetypin.intervene.protect import (
     PROTECTIONS,
@@ -15,9 +15,12 @@ from safetypin.intervene.protect import (
     Protection,
     ProtectionKind,
     Rewind,
+    Warp,
+    WarpLora,
 )
 
 __all__ = [
+    "MEASURED_FILE",
     "PROTECTIONS",
     "Freeze",
     "Full",
@@ -29,6 +32,8 @@ __all__ = [
     "Rewind",
     "Training",
     "TrainingRows",
+    "Warp",
+    "WarpLora",
     "check_mask",
     "finetune",
     "pruned",

@@ -19,7 +19,19 @@ def check_mask(model: PreTrainedModel, mask: WeightMask) -> None:
         ArtifactMismatchError: A name or shape differs, or the mask is in rotated coordinates.
     """
     if mask.space != "weights":
-        raise ArtifactMismatchError(f"the mask is in the basis {mask.space}, not over weights")
+        raise ArtifactMismatchError(
+            f"the mask is in the basis {mask.space}, not over weights; only Warp(basis, mask) "
+            "(--protect warp) can use it"
+        )
+    check_shapes(model, mask)
+
+
+def check_shapes(model: PreTrainedModel, mask: WeightMask) -> None:
+    """Raise unless every matrix of the mask is in the model, in the same shape.
+
+    Raises:
+        ArtifactMismatchError: A name or shape differs.
+    """
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     for name, members in mask.tensors.items():
         if name not in shapes:

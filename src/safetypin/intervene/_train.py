@@ -8,7 +8,7 @@ from pathlib import Path
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from safetypin.artifacts import PromptSet
+from safetypin.artifacts import PromptSet, write_json
 from safetypin.intervene._checkpoints import Checkpoints, step_of
 from safetypin.intervene._data import TrainingRows, padded, training_rows
 from safetypin.intervene._save import base_of
@@ -22,6 +22,7 @@ from safetypin.prompts import window
 log = logging.getLogger(__name__)
 
 DEFAULTS = Training()
+MEASURED_FILE = "protection.json"  # of a protection that measures what it held
 
 
 def finetune(
@@ -47,7 +48,7 @@ def finetune(
         tokenizer: Its tokenizer; its chat template is used.
         data: Prompts with responses.
         protect: What may change: `Full()`, `Freeze(mask)`, `Rewind(mask)`, `Lora()`,
-            `MaskedLora(mask)`.
+            `MaskedLora(mask)`, `Warp(basis, mask)`.
         training: The settings of the run.
         out: Folder for `checkpoints/checkpoint-STEP`, in Hugging Face form, and `log.jsonl`.
         plain: Use no chat template.
@@ -127,6 +128,11 @@ def _train(
         trainer.run(newest)
         guard.after_training()
         trainer.check_weights()
+        if guard.measure is not None:
+            measured = guard.measure()
+            log.info("protection: %s", measured)
+            if checkpoints is not None:
+                write_json(checkpoints.folder.parent / MEASURED_FILE, measured)
 
 
 def _pad_token(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -23,8 +23,8 @@ from transformers import (
 
 from safetypin.artifacts import UserError, append_line, read_lines, write_text
 from safetypin.intervene._checkpoints import Checkpoints, step_of
-from safetypin.intervene._save import load_adapter, save_checkpoint
-from safetypin.intervene.protect import Guard
+from safetypin.intervene._save import base_of, load_adapter, save_checkpoint
+from safetypin.intervene.protect import CoefficientOptimizer, Guard
 from safetypin.models import is_out_of_memory
 
 LOG_FILE = "log.jsonl"
@@ -84,10 +84,19 @@ class GuardedTrainer(Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Make the optimizer, whose every step is followed by the guard's."""
         is_new = self.optimizer is None
+        if is_new and self._guard.make_optimizer is not None:
+            self.optimizer = self._made(self._guard.make_optimizer)
         optimizer = super().create_optimizer(model)
         if is_new:
             optimizer.register_step_post_hook(lambda *_: self._guard.after_step())
         return optimizer
+
+    def _made(self, make: Callable[..., torch.optim.Optimizer]) -> torch.optim.Optimizer:
+        """Return the guard's own optimizer, of the kind and with the options of the settings."""
+        base = base_of(self._guard.model)
+        kind, options = self.get_optimizer_cls_and_kwargs(self.args, base)
+        decayed = set(self.get_decay_parameter_names(base))
+        return make(kind, str(self.args.optim), decayed, self.args.weight_decay, options)
 
     def training_step(
         self,
@@ -100,6 +109,14 @@ class GuardedTrainer(Trainer):
         if not torch.isfinite(loss):
             self._stop("loss", float(loss), self.state.global_step + 1)
         return loss
+
+    def _clip_grad_norm(self, model: nn.Module) -> Tensor:
+        inner = getattr(self.optimizer, "optimizer", self.optimizer)
+        if not isinstance(inner, CoefficientOptimizer):
+            norm: Tensor = super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
+            return norm
+        self.accelerator.unscale_gradients()
+        return inner.clip(self.args.max_grad_norm)
 
     def _get_grad_norm(
         self, model: nn.Module, grad_norm: Tensor | float | None = None

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
-from safetypin.artifacts import UserError
+from safetypin.artifacts import ArtifactMismatchError, Basis, UserError, model_hash
 
 CHUNK = 1 << 18  # entries converted at once
 
@@ -39,3 +39,18 @@ def model_fingerprint(model: nn.Module) -> str:
 
 def _bits(values: Shaped[Tensor, " n"]) -> Shaped[Tensor, " n"]:
     return values.to(torch.bfloat16).contiguous().view(torch.int16)
+
+
+def check_basis(model: nn.Module, basis: Basis) -> None:
+    """Raise unless a basis is of this model and whole.
+
+    Raises:
+        ArtifactMismatchError: It is of another model, or lacks a weight's directions.
+    """
+    identity = model_id(model)
+    if model_hash(basis.model_id) != model_hash(identity):
+        raise ArtifactMismatchError(
+            f"the basis is of {basis.model_id}, the model is {identity}; make one of this model "
+            "(safetypin warp basis)"
+        )
+    basis.check_has([])

@@ -1,10 +1,19 @@
 """Prompts: where they come from, and how they become batches of counted tokens."""
 
 from safetypin.artifacts import PromptSet
-from safetypin.prompts._batches import COUNTED, batches, encode, render, window
+from safetypin.prompts._batches import COUNTED, batches, encode, render, template_id, window
 from safetypin.prompts._named import PROMPT_SOURCES
 from safetypin.prompts._sources import load_prompts
 
 PromptSet.loader = staticmethod(load_prompts)
 
-__all__ = ["COUNTED", "PROMPT_SOURCES", "batches", "encode", "load_prompts", "render", "window"]
+__all__ = [
+    "COUNTED",
+    "PROMPT_SOURCES",
+    "batches",
+    "encode",
+    "load_prompts",
+    "render",
+    "template_id",
+    "window",
+]

@@ -1,5 +1,6 @@
 """From prompts to padded token batches, with the tokens that count."""
 
+import hashlib
 from collections.abc import Iterable
 
 import torch
@@ -65,6 +66,14 @@ def encode(
     if plain and len(head) > 1 and head[-1] == tokenizer.eos_token_id:
         head.pop()  # some tokenizers end every text, but the answer is still to come
     return head, tail
+
+
+def template_id(
+    tokenizer: PreTrainedTokenizerBase, *, plain: bool = False, system: str | None = None
+) -> str:
+    """Return the fingerprint of how requests are written: 16 hex digits."""
+    parts = [plain, system, None if plain else tokenizer.chat_template]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 def window(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from safetypin.report import _words
+from safetypin.report._experiment_figures import trade_picture
 from safetypin.report._experiment_metrics import ExperimentMetrics
 from safetypin.report._experiment_words import COLUMNS, SHORT, headline, table_rows
 from safetypin.report._html import render, write_page
@@ -37,10 +38,12 @@ def write_experiment_report(folder: Path) -> Path:
 def experiment_page(metrics: ExperimentMetrics) -> str:
     """Return the page."""
     settings = [(name, _words.value(value)) for name, value in metrics.settings.items()]
+    compares = metrics.set_ is None
     return render(
         "experiment.html.j2",
         CONTENTS,
         m=metrics,
+        trade=trade_picture(metrics).inline() if compares else None,
         headline=headline(metrics),
         columns=COLUMNS,
         rows=table_rows(metrics),

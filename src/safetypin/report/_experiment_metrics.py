@@ -21,6 +21,8 @@ class Outcome(Part):
     destroyed: str | None
     perplexity_ratio: float | None
     task_perplexity_ratio: float | None
+    task_loss_after: float | None = None
+    exact_match_after: Rate | None = None
     num_steps: int
 
 
@@ -151,7 +153,7 @@ class ExperimentMetrics(Part):
     scale: str
     seeds: list[int]
     settings: dict[str, object]
-    set_: ExperimentSet = Field(alias="set")
+    set_: ExperimentSet | None = Field(alias="set")
     arms: list[ArmResult] = Field(min_length=1)
     hypotheses: str
     verdict: list[Answer]

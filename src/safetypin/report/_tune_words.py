@@ -84,7 +84,7 @@ def _protected(metrics: TuneMetrics) -> str:
     control = f" (a {_words.ARMS.get(held.control, held.control)} set)" if held.control else ""
     return (
         f"under protection \u201c{metrics.protect.kind}\u201d of {_words.share(held.fraction)} of "
-        f"the weights{control}"
+        f"the {'coefficients' if metrics.protect.kind.startswith('warp') else 'weights'}{control}"
     )
 
 

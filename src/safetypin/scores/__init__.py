@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from safetypin.artifacts import WeightScores
+from safetypin.scores._coefficients import coefficient_gradients, random_coefficients
 from safetypin.scores._magnitude import magnitude
 from safetypin.scores._merge import merge
 from safetypin.scores._random import random_scores
@@ -16,4 +17,13 @@ SCORERS: dict[str, Callable[..., WeightScores]] = {
     "wanda": wanda,
 }
 
-__all__ = ["SCORERS", "magnitude", "merge", "random_scores", "snip", "wanda"]
+__all__ = [
+    "SCORERS",
+    "coefficient_gradients",
+    "magnitude",
+    "merge",
+    "random_coefficients",
+    "random_scores",
+    "snip",
+    "wanda",
+]

@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from safetypin.artifacts import UserError
+from safetypin.artifacts import Basis, UserError
 from safetypin.hooks import Call, Gradient
 from safetypin.models import BlockWeight
-from safetypin.scores._passes import check_rows
+from safetypin.passes import check_rows
 
 BLOCK = {"cpu": 1 << 17, "mps": 1 << 22, "cuda": 1 << 22}  # entries that stay in the cache
 
@@ -63,10 +63,16 @@ def _product(node: Any) -> Tensor:  # noqa: ANN401
 
 
 class GradientSums:
-    """Sums over examples of the absolute gradient of every weight, in float32."""
+    """Sums over examples of the absolute gradient of every weight, in float32.
 
-    def __init__(self, weights: Mapping[str, BlockWeight]) -> None:
+    With a basis, of every coefficient C = W U. The gradient by C is `delta^T (X U)`: a layer's
+    input is rotated, once for all layers that read it, and not the gradient of each example.
+    """
+
+    def __init__(self, weights: Mapping[str, BlockWeight], basis: Basis | None = None) -> None:
         self._weights = weights
+        self._basis = basis
+        self._turned: tuple[str, Tensor] | None = None
         self._sums = {
             name: torch.zeros_like(weight.weight, dtype=torch.float32, requires_grad=False)
             for name, weight in weights.items()
@@ -79,7 +85,7 @@ class GradientSums:
     def start(self, attention_mask: Int[Tensor, "batch seq"]) -> None:
         """Begin a pass over a batch."""
         self._num_examples, self._length = attention_mask.shape
-        self._product = None
+        self._product = self._turned = None
         self._spans = []
         for index, mask in enumerate(attention_mask.tolist()):
             last = self._length - 1 - mask[::-1].index(1)
@@ -98,7 +104,7 @@ class GradientSums:
 
         def on_gradient(gradient: Tensor) -> None:
             left = gradient.flatten(0, -2).float()
-            right = self._value(self._inputs.pop(key)).flatten(0, -2).float()
+            right = self._rows(key[0], self._inputs.pop(key))
             total = self._sums[key[0]]
             if key[1] is not None:
                 total = total[key[1]]
@@ -115,6 +121,17 @@ class GradientSums:
         if self._product is None or self._product[0] is not kept.node:
             self._product = kept.node, kept.value()
         return self._product[1]
+
+    def _rows(self, name: str, kept: Input) -> Float[Tensor, "tokens d_in"]:
+        """Return the rows of an input, in the coordinates of the basis."""
+        if self._basis is None:
+            return self._value(kept).flatten(0, -2).float()
+        site = self._basis.sites[name]
+        if self._turned is None or self._turned[0] != site:
+            rows, directions = self._value(kept).flatten(0, -2).float(), self._basis.of(name)
+            turned = rows if directions is None else rows @ directions.to(rows.device)
+            self._turned = site, turned
+        return self._turned[1]
 
     def _examples(self, tokens: Tensor | None) -> Iterator[slice | Tensor]:
         """Yield, for each example in the pass, its rows."""
@@ -158,7 +175,7 @@ class GradientSums:
         return buffer[:size]
 
     def scores(self, num_examples: int) -> dict[str, Float[Tensor, "..."]]:
-        """Return the scores, made from the sums in place.
+        """Return the mean absolute gradients, made from the sums in place; SNIP's are times |W|.
 
         Raises:
             UserError: A weight was not used, or its gradient is not finite.
@@ -167,7 +184,9 @@ class GradientSums:
         for name, total in self._sums.items():
             if name not in self._seen:
                 raise UserError(f"{name} was used by no example; leave it out with targets")
-            total.mul_(self._weights[name].weight.detach()).abs_().div_(num_examples)
+            if self._basis is None:
+                total.mul_(self._weights[name].weight.detach()).abs_()
+            total.div_(num_examples)
             if not total.max().isfinite():
                 raise UserError(
                     f"the gradient of {name} is not finite; load the model in bfloat16 or float32"

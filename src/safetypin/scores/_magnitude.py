@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 
 from safetypin.artifacts import Batch, WandaTensors, WeightScores
 from safetypin.models import block_weights, coverage, model_id, transposed
-from safetypin.scores._passes import Progress
+from safetypin.passes import Progress
 
 
 def magnitude(

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from safetypin.artifacts import Batch, WeightScores
 from safetypin.models import block_weights, coverage, model_id, transposed
-from safetypin.scores._passes import Progress
+from safetypin.passes import Progress
 
 
 class RandomTensors(Mapping[str, Tensor]):

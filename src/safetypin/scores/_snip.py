@@ -6,7 +6,7 @@ block and example. Here one pass gives all: the gradient of an example's loss by
 is `delta^T x`, from the layer's input x and the loss' gradient delta by its output.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from jaxtyping import Float, Int
@@ -22,10 +22,10 @@ from safetypin.hooks import (
     recomputed,
     watch,
 )
-from safetypin.models import block_weights, coverage, model_id, transposed
+from safetypin.models import BlockWeight, block_weights, coverage, model_id, transposed
+from safetypin.passes import Progress, forward, input_device, passes, sites_of
 from safetypin.scores._gradients import GradientSums
 from safetypin.scores._memory import ActivationBudget
-from safetypin.scores._passes import Progress, forward, input_device, passes, sites_of
 
 REDUCTIONS = ("mean", "sum")
 # In one pass. On a CPU two or three short examples: fewer would leave its cores waiting for each
@@ -66,6 +66,28 @@ def snip(
         raise UserError(f"unknown reduction {reduction!r}; choose {' or '.join(REDUCTIONS)}")
     weights = block_weights(model, targets)
     sums = GradientSums(weights)
+    num_examples, num_tokens = accumulate(model, batches, weights, sums, reduction, progress)
+    return WeightScores(
+        tensors=sums.scores(num_examples),
+        method="snip",
+        model_id=model_id(model),
+        prompts_id=prompts_id,
+        num_examples=num_examples,
+        num_tokens=num_tokens,
+        coverage=coverage(model, targets).fraction,
+        transposed=transposed(weights),
+    )
+
+
+def accumulate(
+    model: PreTrainedModel,
+    batches: Iterable[Batch],
+    weights: Mapping[str, BlockWeight],
+    sums: GradientSums,
+    reduction: str,
+    progress: Progress | None,
+) -> tuple[int, int]:
+    """Run all examples forward and backward; return the number of examples and of their tokens."""
     budget = ActivationBudget.of(model, sum(weight.weight.numel() for weight in weights.values()))
     num_examples, num_tokens = 0, 0
     device, sites = input_device(model), sites_of(weights)
@@ -85,16 +107,7 @@ def snip(
             num_tokens += int(counts.sum())
             if progress is not None:
                 progress(num_examples)
-    return WeightScores(
-        tensors=sums.scores(num_examples),
-        method="snip",
-        model_id=model_id(model),
-        prompts_id=prompts_id,
-        num_examples=num_examples,
-        num_tokens=num_tokens,
-        coverage=coverage(model, targets).fraction,
-        transposed=transposed(weights),
-    )
+    return num_examples, num_tokens
 
 
 def predicted_tokens(batch: Batch, first_index: int) -> Int[Tensor, " batch"]:

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from safetypin.artifacts import Batch, UserError, WandaTensors, WeightScores
 from safetypin.hooks import Call, at_rest, watch
 from safetypin.models import BlockWeight, block_weights, coverage, model_id, transposed
-from safetypin.scores._passes import Progress, check_rows, forward, input_device, passes, sites_of
+from safetypin.passes import Progress, check_rows, forward, input_device, passes, sites_of
 
 MAX_TOKENS = {"cpu": 640, "mps": 1024, "cuda": 4096}  # in one pass
 

@@ -1,5 +1,6 @@
 """From scores to sets of weights, their matched controls and their overlaps."""
 
+from safetypin.select._directions import top_directions
 from safetypin.select._matched import (
     MATCHES,
     MagnitudeMatch,
@@ -16,7 +17,13 @@ from safetypin.select._overlap import (
     overlap_by_role,
 )
 from safetypin.select._places import layer_index, role
-from safetypin.select._top import GROUPS, check_fraction, top_fraction, top_fractions
+from safetypin.select._top import (
+    GROUPS,
+    bottom_fraction,
+    check_fraction,
+    top_fraction,
+    top_fractions,
+)
 
 __all__ = [
     "GROUPS",
@@ -24,6 +31,7 @@ __all__ = [
     "GroupOverlap",
     "MagnitudeMatch",
     "Overlap",
+    "bottom_fraction",
     "check_fraction",
     "layer_index",
     "magnitude_match",
@@ -33,6 +41,7 @@ __all__ = [
     "overlap_by_matrix",
     "overlap_by_role",
     "role",
+    "top_directions",
     "top_fraction",
     "top_fractions",
     "top_of_same_size",

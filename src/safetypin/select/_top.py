@@ -4,8 +4,9 @@ Wei et al. 2024 (arXiv:2402.05162) write that they select per row; their Table 6
 is done per matrix, so that is the default.
 """
 
+import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NoReturn
 
 import torch
@@ -17,6 +18,8 @@ from safetypin.select import _rank
 from safetypin.select._places import layer_index, matrices
 
 GROUPS = ("row", "matrix", "layer", "model")
+
+HIGHEST = int(torch.tensor(torch.finfo(torch.float32).max).view(torch.int32))  # as bits
 
 Scores = Float[Tensor, "..."]
 Mask = Bool[Tensor, "..."]
@@ -80,6 +83,35 @@ def top_fractions(
         )
         for index, fraction in enumerate(wanted)
     }
+
+
+def bottom_fraction(
+    scores: WeightScores, fraction: float | int, *, group: str = "matrix"
+) -> WeightMask:
+    """Select the `fraction` of each group with the lowest scores, as `top_fraction` the highest.
+
+    Exactly `round(fraction * n)` of a group's n weights; those of score 0 come first.
+    """
+    turned = _Reversed(scores)
+    return top_fraction(dataclasses.replace(scores, tensors=turned), fraction, group=group)
+
+
+class _Reversed(Mapping[str, Scores]):
+    """Scores in the opposite order, each still told from each."""
+
+    def __init__(self, scores: WeightScores) -> None:
+        self._scores = scores
+
+    def __getitem__(self, name: str) -> Scores:
+        # numbers >= 0 are ordered as their bits are, so this turns their order round exactly
+        bits = checked(self._scores, name).view(torch.int32)
+        return (HIGHEST - bits).view(torch.float32)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._scores.tensors)
+
+    def __len__(self) -> int:
+        return len(self._scores.tensors)
 
 
 def check_fraction(fraction: float | int) -> None:

@@ -46,17 +46,27 @@ from safetypin.stages._settings import (
     nearest,
     one_or_many,
 )
+from safetypin.stages._share import share_stages
 from safetypin.stages._track import track
 from safetypin.stages._track_config import TRACK_PRESETS, TrackConfig, make_track_config
 from safetypin.stages._tune import tune
-from safetypin.stages._tune_config import TUNE_PRESETS, TuneConfig, make_tune_config
+from safetypin.stages._tune_config import (
+    IMPORTANCES,
+    ROTATIONS,
+    TUNE_PRESETS,
+    TuneConfig,
+    make_tune_config,
+)
+from safetypin.stages._warp_phases import warp_basis, warp_importance, warp_tune
 
 __all__ = [
     "CALIBRATION_STAGES",
     "EVENTS_FILE",
     "GAUGES",
     "HALF_FILES",
+    "IMPORTANCES",
     "MIN_CALIBRATION",
+    "ROTATIONS",
     "SCORES_FILE",
     "SCORE_STAGES",
     "TRACK_PRESETS",
@@ -107,8 +117,12 @@ __all__ = [
     "score_halves",
     "select_files",
     "set_name",
+    "share_stages",
     "track",
     "tune",
+    "warp_basis",
+    "warp_importance",
+    "warp_tune",
     "where",
     "why_destroyed",
 ]

@@ -27,6 +27,7 @@ from safetypin.stages._series import Series
 from safetypin.stages._subject import SCORED, Subject
 from safetypin.stages._tune_config import TuneConfig
 from safetypin.stages._tune_data import fitting, read_sets, short_sets
+from safetypin.stages._tune_exact import check_solutions, solved
 from safetypin.stages._tune_metrics import compared, describe_training, judged
 from safetypin.stages._tune_set import (
     Given,
@@ -36,6 +37,7 @@ from safetypin.stages._tune_set import (
     read_protected,
 )
 from safetypin.stages._tune_training import Trainee, describe_protection, training_log
+from safetypin.stages._warp import basis_in, keep_basis, make_rotated
 
 SCHEMA = 1
 UNITS_PER_TEXT = 10.0
@@ -84,11 +86,15 @@ class _Tuning:
             self.config.model, self.subject.model, self.subject.identity, self.config.targets
         )
         given = self._check()
+        if self.config.exact_match and "task" in self.sets:
+            check_solutions(self.sets["task"])
         for note in self._notes():
             self.reporter.note(note)
         self.reporter.expect(self._units())
         chosen = self._set(given)
         mask = read_protected(self.out) if chosen else None
+        if chosen and self.config.is_rotated:
+            self.trainee.basis = basis_in(self.out, self.subject, self.config)
         self.trainee.check(mask)
         before = self._evaluate("before")
         # an infinite perplexity before, with which nothing compares, is said before the training
@@ -118,7 +124,7 @@ class _Tuning:
             self.sets["task"], self.num_left_out = fitting(
                 self.sets["task"], subject.model, subject.tokenizer, limit=config.window, **how
             )
-        for name in SCORED if config.makes_set else ():
+        for name in config.scored:
             if self.sets[name].has_responses:
                 limit = window(subject.model, subject.tokenizer)
                 batches(self.sets[name], subject.tokenizer, max_length=limit, **how)
@@ -132,6 +138,8 @@ class _Tuning:
                 )
         given = given_set(config, subject.identity) if config.mask is not None else None
         self.trainee = Trainee(config, subject, self.sets["data"])
+        folder = None if given is None else given.folder
+        self.trainee.basis = None if folder is None else basis_in(folder, subject, config)
         self.trainee.check(None if given is None else given.mask)
         return given
 
@@ -161,17 +169,22 @@ class _Tuning:
         return notes
 
     def _units(self) -> float:
-        asked = sum(len(self.sets[name]) for name in SCORED if self.config.makes_set)
+        asked = sum(len(self.sets[name]) for name in self.config.scored)
         scoring = asked * (self.config.max_new_tokens + UNITS_PER_EXAMPLE)
         return scoring + 2 * self._evaluation_units() + self.trainee.units
 
     def _evaluation_units(self) -> float:
-        task = self.sets.get("task")
-        return self.suite.units + UNITS_PER_TEXT * (len(task) if task else 0)
+        task, config = self.sets.get("task"), self.config
+        answering = config.exact_match_tokens if config.exact_match else 0
+        return self.suite.units + (UNITS_PER_TEXT + answering) * (len(task) if task else 0)
 
     def _set(self, given: Given | None) -> RunRecord | None:
         if given is not None:
+            if given.folder is not None:
+                keep_basis(self.series, given.folder)
             return keep_given(self.series, self.config, self.subject, given)
+        if self.config.makes_set and self.config.is_rotated:
+            return make_rotated(self.series, self.config, self.subject, self.sets["safety"])
         if self.config.makes_set:
             return make_set(self.series, self.config, self.subject, self.sets)
         return None
@@ -183,6 +196,8 @@ class _Tuning:
             "suite": self.suite.inputs,
             "task": task and task.fingerprint,
         }
+        if self.config.exact_match:
+            inputs["exact_match"] = self.config.exact_match_tokens
         units = self._evaluation_units()
         return self.series.run(name, inputs, self._answer, units=units)
 
@@ -198,6 +213,8 @@ class _Tuning:
             self.reporter.advance(UNITS_PER_TEXT * len(task))
             losses = [finite(loss) for loss in measured.losses]
             found = {"losses": losses, "counts": list(measured.counts)}
+            if self.config.exact_match:
+                found["exact"] = solved(self.subject, task, self.config)
         return Output({**output.result, "task": found}, output.files)
 
     def _train(self, mask: WeightMask | None) -> RunRecord:

@@ -17,6 +17,10 @@ from safetypin.stages._score import REDUCTIONS
 from safetypin.stages._settings import check_choice, check_share, join_settings, one_or_many
 
 CONTROLS = {"random": "count", "matched": "magnitude"}  # how each is matched to the set
+ROTATIONS = ("input", "random", "identity")
+IMPORTANCES = ("gradient", "random", "bottom")
+FORMS = ("entry", "column")
+KEEP_GROUPS = ("matrix", "model")
 DEFAULT = Training()
 LISTS = ("gates", "targets", "lora_targets", "judge_options", "report_to")
 
@@ -31,13 +35,14 @@ class TuneConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str
-    preset: Literal["quick", "standard", "paper"] = "standard"
+    preset: Literal["quick", "standard", "paper", "warp"] = "standard"
     dtype: str = "auto"
     device: str | None = None
     plain: bool = False
     system: str | None = None
     seed: int = DEFAULT.seed
     sample_seed: int = 0
+    draw_seed: int | None = None
 
     data: str
     prompt_column: str = "prompt"
@@ -46,12 +51,22 @@ class TuneConfig(BaseModel):
     eval_data: str | None = None
     eval_fraction: float = Field(default=0.1, ge=0, lt=1)
     num_task: int = Field(default=100, ge=1)
+    exact_match: bool = False
+    exact_match_tokens: int = Field(default=256, ge=1)
 
     protect: str
     mask: str | None = None
     set: str | None = None
     control: str | None = None
     any_model: bool = False
+    rotation: str = "input"
+    importance: str = "gradient"
+    form: str | None = None
+    keep_ratio: float = 0.1
+    keep_group: str = "matrix"
+    layers: str = "all"
+    basis_counted: str = "all"
+    train_others: bool = False
     lora_rank: int = Field(default=8, ge=1)
     lora_alpha: float = Field(default=16.0, gt=0)
     lora_dropout: float = Field(default=0.05, ge=0, lt=1)
@@ -125,6 +140,7 @@ class TuneConfig(BaseModel):
         for text in self.gates:
             parse_gate(text)
         self._check_set()
+        self._check_rotation()
         assert self.training  # raises what is wrong with it
         check_judge(self.judge, judge_options(self.judge_options))
         return self
@@ -140,6 +156,47 @@ class TuneConfig(BaseModel):
                 f"--{given[0].replace('_', '-')} would do nothing; leave it out, or choose one of "
                 f"{uses}"
             )
+
+    def _check_rotation(self) -> None:
+        check_choice("rotation", self.rotation, ROTATIONS)
+        check_choice("importance", self.importance, IMPORTANCES)
+        check_choice("keep_group", self.keep_group, KEEP_GROUPS)
+        check_choice("basis_counted", self.basis_counted, COUNTED)
+        if self.form is not None:
+            check_choice("form", self.form, FORMS)
+        if not 0 <= self.keep_ratio <= 1:
+            percent = f"; {self.keep_ratio:g} % is {self.keep_ratio / 100:g}"
+            raise UserError(
+                f"keep_ratio must be in [0, 1], got {self.keep_ratio:g}"
+                f"{percent if 1 < self.keep_ratio <= 100 else ''}"
+            )
+        if self.is_rotated and self.control is not None:
+            raise UserError(
+                f"--protect {self.protect} has no --control; its controls are --importance random "
+                "or bottom, --rotation random or identity, and --keep-ratio 0"
+            )
+
+    @property
+    def is_rotated(self) -> bool:
+        """Whether the protection is of coefficients in a basis."""
+        return PROTECTIONS[self.protect].needs_basis
+
+    @property
+    def whole_directions(self) -> bool:
+        """Whether whole directions are held: where asked for, and under adapters."""
+        return (self.form or ("column" if self.protect == "warp-lora" else "entry")) == "column"
+
+    @property
+    def drawn_with(self) -> int:
+        """The seed of random masks and rotations."""
+        return self.sample_seed if self.draw_seed is None else self.draw_seed
+
+    @property
+    def scored(self) -> tuple[str, ...]:
+        """The prompt sets that are scored on, if the set is made here."""
+        if not self.makes_set:
+            return ()
+        return ("safety",) if self.is_rotated else ("safety", "utility")
 
     @property
     def shares(self) -> tuple[float, float]:
@@ -179,6 +236,16 @@ TUNE_PRESETS: dict[str, dict[str, Any]] = {
         "q": 0.05,
         "p": 0.05,
         "max_new_tokens": 256,
+    },
+    # document 003: 100 safety samples in batches of 4, 10 % of each module kept, batches of 2
+    # for 3 epochs at 5e-5 (its 1,000 problems of GSM8K are --num-data 1000)
+    "warp": {
+        "num_safety": 100,
+        "score_batch_size": 4,
+        "keep_ratio": 0.1,
+        "epochs": 3.0,
+        "learning_rate": 5e-5,
+        "batch_size": 2,
     },
 }
 

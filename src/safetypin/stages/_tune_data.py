@@ -28,7 +28,7 @@ def read_sets(config: TuneConfig) -> dict[str, PromptSet]:
         UserError: A set is missing or too small, has no responses, or two sets share prompts.
     """
     sets = _task_sets(config)
-    for kind in (*EVALUATION, *(CALIBRATION if config.makes_set else ())):
+    for kind in (*EVALUATION, *config.scored):
         column = "prompt" if kind == "text" else config.prompt_column
         loaded = load_prompts(getattr(config, kind), prompt_column=column)
         sets[kind] = _sample(loaded, getattr(config, f"num_{kind}"), config.sample_seed)
@@ -40,6 +40,12 @@ def read_sets(config: TuneConfig) -> dict[str, PromptSet]:
     if not config.allow_shared_prompts:
         _check_disjoint(sets)
     return sets
+
+
+def read_scored(config: TuneConfig, kind: str) -> PromptSet:
+    """Read and sample the prompts that are scored on: `safety` or `utility`."""
+    loaded = load_prompts(getattr(config, kind), prompt_column=config.prompt_column)
+    return _sample(loaded, getattr(config, f"num_{kind}"), config.sample_seed)
 
 
 def _task_sets(config: TuneConfig) -> dict[str, PromptSet]:

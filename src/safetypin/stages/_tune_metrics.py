@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from safetypin.artifacts import RunRecord, Verdict
+from safetypin.artifacts import Rate, RunRecord, Verdict
 from safetypin.evaluate import Perplexity
 from safetypin.stages._describe import describe_evaluation
 from safetypin.stages._gates import judge_gate, parse_gate
@@ -36,7 +36,10 @@ def compared(before: Result, after: Result, max_degenerate: float) -> dict[str, 
     if any(destroyed.values()):
         paired["asr"] = None
     paired |= {"perplexity_ratio": _as_ratio(text), "task_loss": task}
-    paired |= {"task_perplexity_ratio": _as_ratio(task)}
+    paired |= {
+        "task_perplexity_ratio": _as_ratio(task),
+        "exact_match": _exact_change(before, after),
+    }
     return {
         **{name: _summary(side, destroyed[name]) for name, side in sides.items()},
         "paired": paired,
@@ -59,14 +62,28 @@ def _summary(result: Result, destroyed: str | None) -> dict[str, Any]:
             "perplexity": finite(measured.value),
             "num_tokens": measured.num_tokens,
             "num_texts": len(measured.counts),
+            "exact_match": _exact_rate(result["task"]),
         }
     return summary
+
+
+def _exact_rate(task: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the share of problems that were solved; None where none was asked."""
+    exact = task.get("exact")
+    if exact is None:
+        return None
+    return Rate(num_hits=sum(exact), num_judged=len(exact)).to_json()
 
 
 def _pairs(before: Result, after: Result, name: str) -> dict[str, Any]:
     kind, wanted = PAIRED[name]
     flags = [verdict_flags(side["verdicts"][kind], wanted) for side in (before, after)]
     return paired_difference(*flags).to_json()
+
+
+def _exact_change(before: Result, after: Result) -> dict[str, Any] | None:
+    flags = [side["task"] and side["task"].get("exact") for side in (before, after)]
+    return paired_difference(*flags).to_json() if all(flags) else None
 
 
 def _ratio(before: Result, after: Result, name: str) -> float:

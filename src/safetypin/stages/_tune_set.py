@@ -38,11 +38,13 @@ class Given:
         mask: The set.
         source: `folder` of `select`, `audit`, or `tune` for what another run protected.
         name: Its name in an audit.
+        folder: Where the basis is that its coordinates are of; None where it is of weights.
     """
 
     mask: WeightMask
     source: str
     name: str | None = None
+    folder: Path | None = None
 
 
 def given_set(config: TuneConfig, identity: str) -> Given:
@@ -65,11 +67,29 @@ def given_set(config: TuneConfig, identity: str) -> Given:
     else:
         inner = folder / "set"
         source, path = ("tune", inner) if inner.is_dir() else ("folder", folder)
-        mask = load_mask(path, identity, any_model=config.any_model)
+        # the basis of coefficients says of which model they are, and cannot be used on another
+        any_model = config.any_model or config.is_rotated
+        mask = load_mask(path, identity, any_model=any_model)
         given = Given(mask=mask, source=source)
+    if config.is_rotated:
+        return dataclasses.replace(given, folder=basis_folder(folder))
     if not given.mask.num_selected:
         raise UserError(f"the set in {folder} is empty, so there is nothing to protect")
     return given
+
+
+def basis_folder(folder: Path) -> Path:
+    """Return the run folder with the basis that a mask's folder says it is of.
+
+    Raises:
+        UserError: There is none.
+    """
+    if not (folder / "basis" / "run.json").exists():
+        raise UserError(
+            f"{folder} holds no basis, which its coefficients are of; --mask takes a folder of "
+            "`safetypin warp importance`, or of another run under warp"
+        )
+    return folder
 
 
 def _from_audit(folder: Path, chosen: str | None) -> Given:

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from safetypin.artifacts import (
+    Basis,
     PromptSet,
     UserError,
     WeightMask,
@@ -19,8 +21,17 @@ from safetypin.artifacts import (
     read_lines,
     write_json,
 )
-from safetypin.intervene import PROTECTIONS, Protection, finetune, save_tuned, training_rows
-from safetypin.models import block_weights, quiet_transformers
+from safetypin.intervene import (
+    MEASURED_FILE,
+    PROTECTIONS,
+    Full,
+    Lora,
+    Protection,
+    finetune,
+    save_tuned,
+    training_rows,
+)
+from safetypin.models import block_weights, quiet_transformers, weights_of_layers
 from safetypin.prompts import window
 from safetypin.stages._progress import Reporter
 from safetypin.stages._run import Output
@@ -39,6 +50,7 @@ LORA_SETTINGS = {
     "dropout": "lora_dropout",
     "targets": "lora_targets",
     "coverage": "lora_coverage",
+    "train_others": "train_others",
 }
 UNITS_PER_TOKEN = 0.6  # forward and backward, against one generated token
 
@@ -53,6 +65,7 @@ class Trainee:
             UserError: All responses are cut off.
         """
         self._config, self._subject, self._data = config, subject, data
+        self.basis: Basis | None = None
         self._how: dict[str, Any] = {"plain": config.plain, "system": config.system}
         limit = min(config.max_length, window(subject.model, subject.tokenizer))
         self._rows = training_rows(subject.tokenizer, data, limit, **self._how)
@@ -82,7 +95,10 @@ class Trainee:
         """Return the protection that the settings name."""
         kind, config = PROTECTIONS[self._config.protect], self._config
         options = {name: getattr(config, LORA_SETTINGS[name]) for name in kind.options}
-        return kind.make(mask, **options) if kind.needs_mask else kind.make(**options)
+        if not kind.needs_mask:
+            return kind.make(**options)
+        first = (self.basis, mask) if kind.needs_basis else (mask,)
+        return kind.make(*first, **options)
 
     def check(self, mask: WeightMask | None) -> None:
         """Raise, before anything is changed, if the model cannot be trained like this.
@@ -91,13 +107,33 @@ class Trainee:
             mask: The set; None where there is none, or where it is still to be made, for which a
                 set with a weight in every matrix that will be scored stands.
         """
-        if mask is None and self._config.makes_set:
-            mask = self._any_set()
-        protection, model = self.protection(mask), self._subject.model
-        protection.check(model)
+        model = self._subject.model
+        if mask is None and self._config.makes_set and self._config.is_rotated:
+            protection = self._check_rotated(model)
+        else:
+            if mask is None and self._config.makes_set:
+                mask = self._any_set()
+            protection = self.protection(mask)
+            protection.check(model)
         rate = self._config.learning_rate or protection.learning_rate
         # raises where the device cannot train in this precision; nothing is written
         self._config.training.arguments(model, Path(CHECKPOINTS), rate)
+
+    def _check_rotated(self, model: PreTrainedModel) -> Protection:
+        """Check what does not depend on the basis, which is still to be made."""
+        weights_of_layers(model, self._config.targets, self._config.layers)
+        if self._config.keep_ratio == 1:
+            raise UserError("keep_ratio 1 holds every coefficient, so nothing could be trained")
+        if self._config.protect == "warp":
+            return Full()
+        lora = Lora(
+            **{
+                name: getattr(self._config, LORA_SETTINGS[name])
+                for name in PROTECTIONS["lora"].options
+            }
+        )
+        lora.check(model)
+        return lora
 
     def _any_set(self) -> WeightMask:
         weights = block_weights(self._subject.model, self._config.targets).values()
@@ -174,6 +210,9 @@ class Trainee:
             "learning_rate": self._config.learning_rate or protection.learning_rate,
         }
         files = [f"{MODEL_FOLDER}/{name}" for name in names]
+        if (folder / MEASURED_FILE).exists():
+            result["protection"] = read_json(folder / MEASURED_FILE)
+            files.append(MEASURED_FILE)
         return Output(result, [*files, LOG_FILE, SETTINGS_FILE])
 
     def _steps(self, reporter: Reporter) -> Callable[[int, int, float], None]:

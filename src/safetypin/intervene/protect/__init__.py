@@ -5,6 +5,7 @@ import functools
 from collections.abc import Callable
 from typing import Literal
 
+from safetypin.intervene.protect._coefficients import CoefficientOptimizer
 from safetypin.intervene.protect._freeze import Freeze
 from safetypin.intervene.protect._full import Full
 from safetypin.intervene.protect._held import HeldWeights
@@ -12,9 +13,12 @@ from safetypin.intervene.protect._lora import Lora
 from safetypin.intervene.protect._masked_lora import MaskedLora
 from safetypin.intervene.protect._protection import Guard, Protection
 from safetypin.intervene.protect._rewind import Rewind
+from safetypin.intervene.protect._warp import Warp
+from safetypin.intervene.protect._warp_lora import WarpLora
 
 __all__ = [
     "PROTECTIONS",
+    "CoefficientOptimizer",
     "Freeze",
     "Full",
     "Guard",
@@ -24,6 +28,8 @@ __all__ = [
     "Protection",
     "ProtectionKind",
     "Rewind",
+    "Warp",
+    "WarpLora",
 ]
 
 
@@ -36,6 +42,7 @@ class ProtectionKind:
         summary: One line for help texts.
         protection: The class of what is made.
         needs_mask: Whether the mask is its first argument.
+        needs_basis: Whether the basis comes before it, in whose coordinates the mask is.
         options: What `make` takes besides, by keyword.
     """
 
@@ -43,6 +50,7 @@ class ProtectionKind:
     summary: str
     protection: type[Protection]
     needs_mask: bool = False
+    needs_basis: bool = False
     options: tuple[str, ...] = ()
 
     @property
@@ -91,5 +99,21 @@ PROTECTIONS: dict[str, ProtectionKind] = {
     ),
     "lora-column": _masked_lora(
         "column", "adapters that never read the input columns of masked weights", "coverage"
+    ),
+    "warp": ProtectionKind(
+        make=Warp,
+        protection=Warp,
+        needs_mask=True,
+        needs_basis=True,
+        options=("train_others",),
+        summary="full, in a basis of safety's inputs in which the masked coefficients stay",
+    ),
+    "warp-lora": ProtectionKind(
+        make=WarpLora,
+        protection=WarpLora,
+        needs_mask=True,
+        needs_basis=True,
+        options=(*LORA_OPTIONS, "coverage"),
+        summary="adapters that never read the masked directions of such a basis",
     ),
 }

@@ -154,6 +154,13 @@ def _adapter(adapted: PeftModel, name: str) -> Any:  # noqa: ANN401 - PEFT has n
     return adapted.get_base_model().get_submodule(name)
 
 
+def adapter_inputs(adapted: PeftModel, name: str) -> nn.Parameter:
+    """Return the A of the adapter at the module `name`: `(r, d_in)`."""
+    ((_, layer),) = _adapter(adapted, name).lora_A.items()
+    weight: nn.Parameter = layer.weight
+    return weight
+
+
 def _hold_at_zero(adapted: PeftModel, columns: Mapping[str, Bool[Tensor, " d_in"]]) -> HeldWeights:
     """Set columns of the adapters' A to zero, and return them to be held there.
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from peft import PeftModel
+from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 from safetypin.artifacts import UserError, WeightMask
@@ -25,6 +26,9 @@ class Guard:
         after_step: To be called after every optimizer step, and after a checkpoint is loaded.
         after_training: To be called at the end.
         undo: Takes back what was put around the model, where the training fails.
+        make_optimizer: Makes the optimizer in place of the Trainer, from its class, its name, the
+            names of the parameters that weight decay is for, the decay, and its options.
+        measure: What was measured of the protection once the training is over, as JSON values.
         needs_whole: Whether every process must have each weight as a whole.
         notes: What the user should know of the protection, in sentences.
     """
@@ -33,6 +37,8 @@ class Guard:
     after_step: Callable[[], None] = nothing
     after_training: Callable[[], None] = nothing
     undo: Callable[[], object] = nothing
+    make_optimizer: Callable[..., Optimizer] | None = None
+    measure: Callable[[], Mapping[str, Any]] | None = None
     needs_whole: bool = True
     notes: tuple[str, ...] = ()
 

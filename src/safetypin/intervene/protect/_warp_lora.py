@@ -1,0 +1,115 @@
+"""WaRP for adapters: LoRA that never reads the held directions, and so stays of low rank.
+
+An entry mask on B A would leave no adapter (the product is of full rank); whole directions do.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from peft import PeftModel
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from safetypin.artifacts import Basis, UserError, WeightMask
+from safetypin.intervene.protect._lora import Lora
+from safetypin.intervene.protect._masked_lora import adapter_inputs, covering_columns
+from safetypin.intervene.protect._protection import Guard
+from safetypin.intervene.protect._targets import adapted_layers
+from safetypin.intervene.protect._warp import check_rotated
+
+
+@dataclasses.dataclass(frozen=True)
+class WarpLora(Lora):
+    """LoRA with the change `s B A (I - U_S U_S^T)`, U_S the directions that hold a masked entry.
+
+    A is put back to where it reads none of them after every step, because AdamW takes it out.
+    What is saved is a plain PEFT adapter.
+
+    Attributes:
+        basis: The coordinates, of this model. In `identity_basis` this is `lora-column`.
+        mask: The coefficients to protect; made for whole directions (`top_directions`), or else
+            nearly every direction holds one.
+        coverage: Hold the fewest directions with at least this share of each matrix's masked
+            entries. 1 is all of them.
+    """
+
+    basis: Basis
+    mask: WeightMask
+    coverage: float = dataclasses.field(default=1.0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.coverage <= 1:
+            raise UserError(f"coverage must be in (0, 1], got {self.coverage}; 50% is 0.5")
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What tells this protection from another."""
+        own = {"basis": self.basis.fingerprint, "mask": self.mask.fingerprint}
+        return {**super().settings, **own, "coverage": self.coverage}
+
+    def check(self, model: PreTrainedModel) -> None:
+        """Raise unless basis and mask are of this model, and something is left to train."""
+        super().check(model)
+        check_rotated(model, self.basis, self.mask)
+        layers = adapted_layers(model, self.targets)
+        reached = {name for name in layers if f"{name}.weight" in self.mask.tensors}
+        if not reached:
+            raise UserError(
+                "none of the mask's matrices carries an adapter (adapters on "
+                f"{', '.join(self.targets)}), so nothing would be protected; choose lora_targets "
+                "among the modules of the basis"
+            )
+        if all(name in reached and self._held(name).all() for name in layers):
+            raise UserError(
+                "every direction of every adapted matrix holds a masked entry, so nothing could be "
+                "trained; make the mask of whole directions (--form column), or use a coverage "
+                "below 1"
+            )
+
+    def begin(self, model: PreTrainedModel) -> Guard:
+        """Put adapters on the targets, and keep them off the held directions."""
+        names = [
+            n for n in adapted_layers(model, self.targets) if f"{n}.weight" in self.mask.tensors
+        ]
+        held = {name: self._held(name) for name in names}
+        adapted = self.adapt(model)
+        project = functools.partial(self._project, adapted, held)
+        project()
+        share = sum(int(one.sum()) for one in held.values()) / sum(len(o) for o in held.values())
+        return Guard(
+            model=adapted,
+            undo=adapted.unload,
+            after_step=project,
+            after_training=project,
+            notes=(f"the adapters of masked matrices read {1 - share:.1%} of the directions",),
+        )
+
+    def _held(self, name: str) -> Bool[Tensor, " d_in"]:
+        members = self.mask.tensors[f"{name}.weight"]
+        dim = 1 if f"{name}.weight" in self.basis.transposed else 0
+        return covering_columns(members.sum(dim=dim), self.coverage)
+
+    @torch.no_grad()
+    def _project(self, adapted: PeftModel, held: Mapping[str, Bool[Tensor, " d_in"]]) -> None:
+        for name, chosen in held.items():
+            a = adapter_inputs(adapted, name)
+            directions = self.basis.of(f"{name}.weight")
+            a.copy_(_off(a, chosen.to(a.device), directions))
+
+
+def _off(
+    a: Float[Tensor, "r d_in"],
+    chosen: Bool[Tensor, " d_in"],
+    directions: Float[Tensor, "d_in d_in"] | None,
+) -> Float[Tensor, "r d_in"]:
+    """Return A without its part in the chosen directions."""
+    if directions is None:
+        return a.masked_fill(chosen, 0)
+    own = directions.to(a)[:, chosen]
+    once = a - (a @ own) @ own.T
+    return once - (once @ own) @ own.T  # the basis is orthonormal to rounding only

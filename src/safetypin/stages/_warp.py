@@ -1,0 +1,283 @@
+"""The basis and the mask of WaRP, each a stage that a run under `--protect warp` begins with."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetypin.artifacts import (
+    BASIS_FILE,
+    ArtifactMismatchError,
+    Basis,
+    PromptSet,
+    RunRecord,
+    UserError,
+    WeightScores,
+    assemble_basis,
+    describe_basis,
+    load,
+    model_hash,
+    read_directions,
+    write_directions,
+    write_mask,
+)
+from safetypin.models import BlockWeight, input_sites, transposed, weights_of_layers
+from safetypin.prompts import batches, template_id, window
+from safetypin.scores import coefficient_gradients, random_coefficients
+from safetypin.select import bottom_fraction, top_directions, top_fraction
+from safetypin.stages._run import Output
+from safetypin.stages._score import UNITS_PER_EXAMPLE
+from safetypin.stages._scored import calibrated
+from safetypin.stages._series import Series
+from safetypin.stages._sets import where
+from safetypin.stages._share import share_stages
+from safetypin.stages._subject import Subject
+from safetypin.stages._tune_config import TuneConfig
+from safetypin.stages._tune_set import SET_FILE
+from safetypin.subspaces import block_directions, blocks_of_layers, identity_basis, random_basis
+
+BASIS = "basis"
+UNITS_PER_FORWARD = 10.0
+STAGES = ("calibration-safety", BASIS)  # what one run of WaRP may take from another
+
+
+def make_rotated(
+    series: Series, config: TuneConfig, subject: Subject, prompts: PromptSet
+) -> RunRecord:
+    """Make the basis of the safety prompts' inputs, and the mask of what matters most in it.
+
+    Raises:
+        UserError: Too few refusals to score on, or activations or gradients that are not finite.
+    """
+    answers = make_basis(series, config, subject, prompts)
+    return make_mask(series, config, subject, answers)
+
+
+def make_basis(
+    series: Series, config: TuneConfig, subject: Subject, prompts: PromptSet
+) -> PromptSet:
+    """Make the basis; return the safety prompts with the answers that it was made on."""
+    answers = calibrated(series, config, subject, "safety", prompts)
+    weights = weights_of_layers(subject.model, config.targets, config.layers)
+    template = template_id(subject.tokenizer, plain=config.plain, system=config.system)
+    inputs = {
+        **subject.inputs,
+        "rotation": config.rotation,
+        "weights": list(weights),
+        "template": template,
+        "prompts": answers.fingerprint,
+        "counted": config.basis_counted,
+        "seed": config.drawn_with if config.rotation == "random" else None,
+    }
+
+    def compute(folder: Path) -> Output:
+        making = _Making(series, config, subject, answers, weights, template)
+        basis, files = making.basis(folder)
+        return Output(describe_basis(basis), [*files, BASIS_FILE])
+
+    series.run(BASIS, inputs, compute, units=len(answers) * UNITS_PER_FORWARD)
+    return answers
+
+
+@dataclasses.dataclass(frozen=True)
+class _Making:
+    """What a basis is made of."""
+
+    series: Series
+    config: TuneConfig
+    subject: Subject
+    answers: PromptSet
+    weights: Mapping[str, BlockWeight]
+    template: str
+
+    def basis(self, folder: Path) -> tuple[Basis, list[str]]:
+        """Make the basis in a folder; return it and the names of its files."""
+        model, about = self.subject.model, self._about()
+        where_: dict[str, Any] = {"targets": self.config.targets, "layers": self.config.layers}
+        if self.config.rotation == "input":
+            return self._from_inputs(folder, about)
+        basis = (
+            identity_basis(model, **where_)
+            if self.config.rotation == "identity"
+            else random_basis(model, **where_, seed=self.config.drawn_with)
+        )
+        files = []
+        if basis.directions:
+            files = [_block_file(0)]
+            write_directions(folder / files[0], basis.directions, {}, {})
+        made = {"kind": basis.kind, "hashes": basis.hashes, "ranks": basis.ranks, "num_tokens": 0}
+        return assemble_basis(folder, files, **about, **made), files
+
+    def _about(self) -> dict[str, Any]:
+        return {
+            "sites": input_sites(self.weights),
+            "model_id": self.subject.identity,
+            "prompts_id": self.answers.fingerprint,
+            "counted": self.config.basis_counted,
+            "template": self.template,
+            "transposed": transposed(self.weights),
+        }
+
+    def _from_inputs(self, folder: Path, about: Mapping[str, Any]) -> tuple[Basis, list[str]]:
+        """Make the directions of one block of layers after another; those that are there stay."""
+        parameters = self.subject.model.parameters()
+        # a Gram matrix is let go when its eigenvectors are made, which are written block by block
+        room = sum(p.numel() * p.element_size() for p in parameters)
+        blocks = blocks_of_layers(self.weights, room)
+        files, found = [], []
+        for index, block in enumerate(blocks):
+            path = folder / _block_file(index)
+            if not path.exists():
+                self._make_block(path, block, index, len(blocks))
+            files.append(path.name)
+            found.append(read_directions(path))
+        made: dict[str, Any] = {"num_tokens": found[0]["num_tokens"]}
+        for key in ("hashes", "ranks"):
+            made[key] = {site: value for one in found for site, value in one[key].items()}
+        return assemble_basis(folder, files, **about, **made), files
+
+    def _make_block(
+        self, path: Path, block: Mapping[str, BlockWeight], index: int, count: int
+    ) -> None:
+        layers = sorted({weight.layer for weight in block.values()})
+        reporter = self.series.reporter
+        reporter.detail(
+            f"basis of layers {layers[0]} to {layers[-1]} (part {index + 1} of {count})"
+        )
+        made = block_directions(self.subject.model, self._batches(), block)
+        reporter.advance(UNITS_PER_FORWARD * len(self.answers) / count)
+        about = {"ranks": dict(made.ranks), "num_tokens": made.num_tokens}
+        write_directions(path, made.directions, made.spectra, about)
+        for site, rank in made.ranks.items():
+            if rank < (size := len(made.spectra[site])):
+                reporter.note(
+                    f"basis: {made.num_tokens:,} counted tokens reach {rank} of the {size} "
+                    f"directions of {site} (and maybe not all of others): the rest is arbitrary; "
+                    "more safety prompts reach more"
+                )
+                break
+
+    def _batches(self) -> Any:  # noqa: ANN401
+        return batches(
+            self.answers,
+            self.subject.tokenizer,
+            counted=self.config.basis_counted,
+            batch_size=self.config.score_batch_size,
+            plain=self.config.plain,
+            system=self.config.system,
+            max_length=window(self.subject.model, self.subject.tokenizer),
+        )
+
+
+def _block_file(index: int) -> str:
+    return f"block-{index:03}.safetensors"
+
+
+def make_mask(
+    series: Series, config: TuneConfig, subject: Subject, answers: PromptSet
+) -> RunRecord:
+    """Score the coefficients in the basis that was made before, and cut the mask."""
+    basis = basis_in(series.out, subject, config)
+    is_drawn = config.importance == "random"
+    inputs = {
+        **subject.inputs,
+        "basis": basis.fingerprint,
+        "prompts": answers.fingerprint,
+        "importance": config.importance,
+        "reduction": config.reduction,
+        "keep_ratio": config.keep_ratio,
+        "keep_group": config.keep_group,
+        "whole_directions": config.whole_directions,
+        "seed": config.drawn_with if is_drawn else None,
+    }
+
+    def compute(folder: Path) -> Output:
+        scores = _scores(series, config, subject, basis, answers)
+        mask = _cut(config, scores)
+        write_mask(folder / SET_FILE, mask)
+        result = {
+            "source": "made here",
+            "path": None,
+            "name": f"{config.importance}-{config.rotation}-k{config.keep_ratio:g}",
+            "control": None,
+            "num_selected": mask.num_selected,
+            "num_weights": mask.num_weights,
+            "fraction": mask.fraction,
+            "fingerprint": mask.fingerprint,
+            "basis": basis.fingerprint,
+            "num_examples": scores.num_examples,
+            "num_tokens": scores.num_tokens,
+            "where": where(mask),
+        }
+        return Output(result, [SET_FILE])
+
+    units = 0.0 if is_drawn else len(answers) * UNITS_PER_EXAMPLE
+    return series.run("set", inputs, compute, units=units)
+
+
+def _scores(
+    series: Series, config: TuneConfig, subject: Subject, basis: Basis, answers: PromptSet
+) -> WeightScores:
+    if config.importance == "random":
+        return random_coefficients(subject.model, basis, seed=config.drawn_with)
+    done = 0
+
+    def progress(count: int) -> None:
+        nonlocal done
+        series.reporter.advance(UNITS_PER_EXAMPLE * (count - done))
+        done = count
+
+    tokens = batches(
+        answers,
+        subject.tokenizer,
+        batch_size=config.score_batch_size,
+        plain=config.plain,
+        system=config.system,
+        max_length=window(subject.model, subject.tokenizer),
+    )
+    return coefficient_gradients(
+        subject.model,
+        tokens,
+        basis,
+        prompts_id=answers.fingerprint,
+        reduction=config.reduction,
+        progress=progress,
+    )
+
+
+def _cut(config: TuneConfig, scores: WeightScores) -> Any:  # noqa: ANN401
+    if config.whole_directions:
+        return top_directions(scores, config.keep_ratio)
+    pick = bottom_fraction if config.importance == "bottom" else top_fraction
+    return pick(scores, config.keep_ratio, group=config.keep_group)
+
+
+def basis_in(out: Path, subject: Subject, config: TuneConfig) -> Basis:
+    """Return the basis of a run folder, verified.
+
+    Raises:
+        ArtifactMismatchError: It is of another model or was made with another chat template.
+        DamagedArtifactError: A file of it is missing or changed.
+    """
+    basis = load(out / BASIS)
+    if not isinstance(basis, Basis):
+        raise UserError(f"{out / BASIS} holds no basis; make one with `safetypin warp basis`")
+    if model_hash(basis.model_id) != model_hash(subject.identity):
+        raise ArtifactMismatchError(
+            f"the basis in {out} is of {basis.model_id}, the model is {subject.identity}; make one "
+            "of this model with `safetypin warp basis`"
+        )
+    template = template_id(subject.tokenizer, plain=config.plain, system=config.system)
+    if basis.template != template:
+        raise ArtifactMismatchError(
+            f"the basis in {out} was made with another chat template or system prompt "
+            f"({basis.template}) than this run uses ({template}), so its directions are of other "
+            "inputs; use the same --plain and --system, or make it anew with `safetypin warp basis`"
+        )
+    return basis
+
+
+def keep_basis(series: Series, folder: Path) -> None:
+    """Take a basis into a run folder, from the run that made it."""
+    if folder != series.out:
+        share_stages(folder, series.out, STAGES)
