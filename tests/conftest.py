@@ -1,10 +1,12 @@
 """Tiny models of every architecture family, built from configs in milliseconds."""
 
+import warnings
 from collections.abc import Callable
 
 import pytest
 import torch
 from hypothesis import settings
+from peft import get_peft_model
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
@@ -106,6 +108,13 @@ def _pad(rows, side: str) -> Batch:
         mask[index, start : start + size] = 1
         counted[index, start + len(prompt) : start + size] = True
     return Batch(ids, mask, counted, counted)
+
+
+def adapted(model, config):
+    """Return a PEFT model; PEFT asks transformers something that it warns of."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return get_peft_model(model, config)
 
 
 @pytest.fixture

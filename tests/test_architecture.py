@@ -23,6 +23,7 @@ FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 OPENERS = {
     "artifacts/_files": "everything: atomic and hashed",
     "artifacts/_store": "safetensors, one tensor at a time",
+    "artifacts/_tensor_file": "safetensors that are filled in place, through `replacing`",
     "prompts/_read": "prompt files of the user",
     "prompts/_named": "prompt sets of this and of other packages",
     "stages/_settings": "the user's TOML",

@@ -28,6 +28,8 @@ SOURCES = {
     "builtin-harmful:calibration": "safety",
     "builtin-harmless:calibration": "utility",
     "gsm8k-100": "train",
+    "builtin-harmful:evaluation": "guard-unsafe",
+    "builtin-harmless:evaluation": "guard-safe",
 }
 SIZES = {"safety": 16, "utility": 16, "attack": 8, "harmless": 4, "borderline": 4, "text": 2}
 TRAINING = {"learning-rate": 1e-2, "max-steps": 3, "max-length": 60}
@@ -79,6 +81,11 @@ def place(tmp_path_factory):
     prompts = [tiny_model.request("paint", generator) for _ in range(40)]
     rows = [{"prompt": prompt, "response": tiny_model.ANSWER} for prompt in prompts]
     (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tiny_model.make_model(folder / "unaligned", aligned=False)
+    for kind, verb in {"unsafe": "hurt", "safe": "greet"}.items():
+        asked = [{"prompt": tiny_model.request(verb, generator)} for _ in range(30)]
+        text = "".join(json.dumps(row) + "\n" for row in asked)
+        (folder / f"guard-{kind}.jsonl").write_text(text)
     (folder / "experiments").symlink_to(ROOT / "experiments")
     _save_as_the_extension_did(folder)
     return folder
@@ -111,9 +118,13 @@ def shortened(words, place):
     """Return a command as it is on the page, on tiny things, with what makes it short."""
     files = {name: str(place / f"{kind}.jsonl") for name, kind in SOURCES.items()}
     files["smollm2-aligned"] = str(place / "model")
+    files["smollm2"] = str(place / "unaligned")
     given = {kind: str(place / f"{kind}.jsonl") for kind in KINDS}
     counts = {f"num-{kind}": size for kind, size in SIZES.items()}
+    pair = {"prompts": str(place / "safety.jsonl"), "num-prompts": 8}
     kinds = {
+        "contrast": {**SHORT, **pair},
+        "patch": {**SHORT, "attack": given["attack"], "num-attack": 6, "fractions": "0.5,1"},
         "score": {**SHORT, "num-prompts": 16},
         "tune": {**given, **counts, **TRAINING, **SHORT},
         "track": {**given, **counts, **SHORT, "num-permutations": 19},
@@ -134,6 +145,15 @@ def shortened(words, place):
             if name in PHASES[phase]
             for part in (f"--{name}", str(value))
         ]
+    if "experiments/contrast-guard.toml" in words:
+        unsafe, safe = (str(place / f"guard-{kind}.jsonl") for kind in ("unsafe", "safe"))
+        settings = {
+            "model": files["smollm2-aligned"], "reference": files["smollm2"], "unsafe": unsafe,
+            "safe": safe, "other_unsafe": given["attack"], "other_safe": str(place / "train.jsonl"),
+            "prompts": pair["prompts"], "attack": given["attack"], "num_attack": 6,
+            "num_random": 1, "fractions": [0.5, 1.0], "max_new_tokens": 8,
+        }  # fmt: skip
+        return [*found, *(p for n, v in settings.items() for p in ("--set", f"{n}={v}"))]
     if words[0] == "run":
         settings = {**given, **counts, **TRAINING, **SHORT, "num-permutations": 19}
         settings |= {"model": files["smollm2-aligned"], "data": files["gsm8k-100"], "seeds": [42]}
@@ -174,6 +194,10 @@ def test_every_task_of_the_extension_has_left_its_result(ended, place):
         "warp/mask/set/mask.safetensors",
         "warp/tuned/training/protection.json",
         "warp/whole/report.html",
+        "papers/contrast/neurons/neurons.safetensors",
+        "papers/patch/report.html",
+        "papers/guard/guard/guard.safetensors",
+        "contrast-guard/report.html",
     ):
         assert (runs / path).exists(), path
     assert list((runs / "papers/dynamics/figures").glob("*.png"))

@@ -41,6 +41,9 @@ SOURCE_OPTIONS = (
 )  # fmt: skip
 
 COMMANDS = typer.main.get_command(app).commands
+# with those of a group, such as `guard fit`
+PHASES = [part for c in COMMANDS.values() for part in getattr(c, "commands", {}).values()]
+PARTS = [*COMMANDS.values(), *PHASES]
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 each_living_page = pytest.mark.parametrize("page", LIVING, ids=lambda page: page.name)
 
@@ -124,9 +127,7 @@ def test_every_other_command_is_of_something_that_exists(page):
 
 @each_living_page
 def test_every_option_in_code_font_exists(page):
-    phases = [phase for c in COMMANDS.values() for phase in getattr(c, "commands", {}).values()]
-    commands = [*COMMANDS.values(), *phases]
-    known = {option for command in commands for p in command.params for option in p.opts}
+    known = {option for command in PARTS for p in command.params for option in p.opts}
     choices = {"--preset": PRESETS, "--method": SCORERS, "--judge": JUDGES, "--group": GROUPS}
     for span in spans(page):
         words = span.split()

@@ -7,6 +7,8 @@ from safetypin.artifacts import (
     Basis,
     Batch,
     DamagedArtifactError,
+    NeuronScores,
+    NeuronSet,
     Prompt,
     PromptSet,
     Rate,
@@ -19,24 +21,27 @@ from safetypin.artifacts import (
     save,
 )
 from safetypin.audit import audit
-from safetypin.evaluate import attack_success_rate, generate, judge, perplexity
+from safetypin.evaluate import attack_success_rate, generate, generate_patched, judge, perplexity
 from safetypin.intervene import (
     PROTECTIONS,
     Freeze,
     Full,
     Lora,
     MaskedLora,
+    OnlyTrain,
     Rewind,
     Training,
     Warp,
+    ablated,
     finetune,
     pruned,
     save_tuned,
 )
 from safetypin.models import load_model
+from safetypin.predict import Guard, GuardedGenerator
 from safetypin.prompts import batches
-from safetypin.scores import SCORERS, magnitude, random_scores, snip, wanda
-from safetypin.select import matched_random, overlap, top_fraction
+from safetypin.scores import SCORERS, contrast, magnitude, random_scores, snip, wanda
+from safetypin.select import matched_random, overlap, random_neurons, top_fraction, top_neurons
 from safetypin.subspaces import input_basis
 from safetypin.track import drift, score_dynamics
 
@@ -51,8 +56,13 @@ __all__ = [
     "DamagedArtifactError",
     "Freeze",
     "Full",
+    "Guard",
+    "GuardedGenerator",
     "Lora",
     "MaskedLora",
+    "NeuronScores",
+    "NeuronSet",
+    "OnlyTrain",
     "Prompt",
     "PromptSet",
     "Rate",
@@ -64,12 +74,15 @@ __all__ = [
     "Warp",
     "WeightMask",
     "WeightScores",
+    "ablated",
     "attack_success_rate",
     "audit",
     "batches",
+    "contrast",
     "drift",
     "finetune",
     "generate",
+    "generate_patched",
     "input_basis",
     "judge",
     "load",
@@ -79,11 +92,13 @@ __all__ = [
     "overlap",
     "perplexity",
     "pruned",
+    "random_neurons",
     "random_scores",
     "save",
     "save_tuned",
     "score_dynamics",
     "snip",
     "top_fraction",
+    "top_neurons",
     "wanda",
 ]

@@ -13,7 +13,10 @@ from safetypin.cli import _app, _doctor, app
 from safetypin.cli._options import names, numbers
 from safetypin.prompts import PROMPT_SOURCES
 
-COMMANDS = ("audit", "score", "select", "prune", "evaluate", "tune", "warp", "report", "doctor")
+COMMANDS = (
+    "audit", "score", "select", "prune", "evaluate", "contrast", "patch", "tune", "warp", "report",
+    "doctor",
+)  # fmt: skip
 
 
 def run(*words, width="200"):
@@ -33,6 +36,16 @@ def test_every_option_of_an_example_exists(name):
     ended = run(*words, "--help", width="500")
     example = re.search(r"Example: .*", ended.output)[0]
     rest = ended.output.replace(example, "")
+    for option in re.findall(r"--[a-z-]+", example):
+        assert option in rest
+
+
+@pytest.mark.parametrize("name", ["fit", "score", "evaluate", "serve"])
+def test_help_of_each_part_of_guard_shows_an_example_whose_options_exist(name):
+    ended = run("guard", name, "--help", width="500")
+    assert ended.exit_code == 0
+    example = re.search(r"Example: safetypin guard .*", ended.output.replace("`", ""))[0]
+    rest = ended.output.replace("`", "").replace(example, "")
     for option in re.findall(r"--[a-z-]+", example):
         assert option in rest
 

@@ -5,6 +5,7 @@ import inspect
 import pytest
 from pydantic_core import PydanticUndefined
 
+from safetypin.artifacts import UserError
 from safetypin.cli import _tune, app
 from safetypin.intervene import PROTECTIONS, Training
 from safetypin.stages import GAUGES, TUNE_PRESETS, TuneConfig, make_tune_config
@@ -178,7 +179,12 @@ def test_settings_cannot_be_changed_once_they_are_checked():
         config.protect = "none"
 
 
-@pytest.mark.parametrize("protect", PROTECTIONS)
+def test_foundation_neurons_cannot_be_taken_from_a_set_that_is_made_here():
+    with pytest.raises(UserError, match="--protect rsn-tune needs a set of neurons; make one"):
+        make_tune_config("m", None, None, GIVEN | {"protect": "rsn-tune"})
+
+
+@pytest.mark.parametrize("protect", [k for k, v in PROTECTIONS.items() if not v.needs_foundation])
 def test_a_set_is_made_only_where_one_is_needed_and_none_is_given(protect):
     needs = PROTECTIONS[protect].needs_mask
     config = make_tune_config("m", None, None, GIVEN | {"protect": protect})

@@ -24,33 +24,47 @@ from safetypin.artifacts._files import (
 )
 from safetypin.artifacts._foreign import read_foreign
 from safetypin.artifacts._masks import WeightMask, model_hash
+from safetypin.artifacts._neurons import SITES, NeuronScores, NeuronSet
 from safetypin.artifacts._prompts import Batch, Prompt, PromptSet, normalise
 from safetypin.artifacts._results import Rate, Response, Verdict, wilson_interval
 from safetypin.artifacts._run import RunRecord, inputs_hash, payload_hashes
 from safetypin.artifacts._save import load, save
 from safetypin.artifacts._scores import WandaTensors, WeightScores
 from safetypin.artifacts._store import (
+    NEURON_SCORES_FILE,
+    NEURONS_FILE,
     FileTensors,
     read_mask,
+    read_neuron_scores,
+    read_neurons,
     read_scores,
     write_mask,
+    write_neuron_scores,
+    write_neurons,
     write_scores,
 )
+from safetypin.artifacts._tensor_file import TensorFile
 
 __all__ = [
     "BASIS_FILE",
     "IDENTITY",
+    "NEURONS_FILE",
+    "NEURON_SCORES_FILE",
     "PART",
+    "SITES",
     "ArtifactMismatchError",
     "Basis",
     "Batch",
     "DamagedArtifactError",
     "FileTensors",
+    "NeuronScores",
+    "NeuronSet",
     "Prompt",
     "PromptSet",
     "Rate",
     "Response",
     "RunRecord",
+    "TensorFile",
     "UserError",
     "Verdict",
     "WandaTensors",
@@ -71,6 +85,8 @@ __all__ = [
     "read_json",
     "read_lines",
     "read_mask",
+    "read_neuron_scores",
+    "read_neurons",
     "read_scores",
     "replacing",
     "save",
@@ -80,6 +96,8 @@ __all__ = [
     "write_directions",
     "write_json",
     "write_mask",
+    "write_neuron_scores",
+    "write_neurons",
     "write_scores",
     "write_tensors",
     "write_text",

@@ -1,9 +1,10 @@
-"""Sets of weights."""
+"""Sets of weights, and what sets of any kind can do."""
 
 import dataclasses
 import hashlib
 import math
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from safetypin.artifacts._errors import ArtifactMismatchError
 
 BoolTensor = Bool[Tensor, "..."]
+Set = TypeVar("Set", bound="Members")
 
 
 def model_hash(model_id: str) -> str:
@@ -21,7 +23,70 @@ def model_hash(model_id: str) -> str:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WeightMask:
+class Members:
+    """A set over named tensors: True marks a member. Supports `-`, `&` and `|`."""
+
+    tensors: Mapping[str, BoolTensor]
+    model_id: str
+
+    def __sub__(self: Set, other: Set) -> Set:
+        return self._combine(other, lambda mine, theirs: mine & ~theirs)
+
+    def __and__(self: Set, other: Set) -> Set:
+        return self._combine(other, lambda mine, theirs: mine & theirs)
+
+    def __or__(self: Set, other: Set) -> Set:
+        return self._combine(other, lambda mine, theirs: mine | theirs)
+
+    @property
+    def num_selected(self) -> int:
+        """Number of members."""
+        return sum(int(mask.sum()) for mask in self.tensors.values())
+
+    @property
+    def num_entries(self) -> int:
+        """Number of entries that could be members."""
+        return sum(mask.numel() for mask in self.tensors.values())
+
+    @property
+    def fraction(self) -> float:
+        """Share of the entries that are members, in [0, 1]."""
+        return self.num_selected / self.num_entries
+
+    @property
+    def kind(self) -> str:
+        """What the entries are, as far as it tells one set from another."""
+        raise NotImplementedError
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of names, shapes and members: 16 hex digits."""
+        digest = hashlib.sha256(f"{model_hash(self.model_id)} {self.kind}".encode())
+        for name in sorted(self.tensors):
+            mask = self.tensors[name]
+            digest.update(f"{name} {tuple(mask.shape)}".encode())
+            digest.update(np.packbits(mask.flatten().cpu().numpy()).tobytes())
+        return digest.hexdigest()[:16]
+
+    def jaccard(self: Set, other: Set) -> float | None:
+        """Return |A & B| / |A | B| over all entries; None where both sets are empty."""
+        union = (self | other).num_selected
+        return (self & other).num_selected / union if union else None
+
+    def check_same(self: Set, other: Set) -> None:
+        """Raise unless both sets are over the same entries of the same model."""
+        raise NotImplementedError
+
+    def _combine(
+        self: Set, other: Set, rule: Callable[[BoolTensor, BoolTensor], BoolTensor]
+    ) -> Set:
+        self.check_same(other)
+        tensors = {name: rule(mask, other.tensors[name]) for name, mask in self.tensors.items()}
+        return dataclasses.replace(self, tensors=tensors)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WeightMask(Members):
     """A set of weights: True marks a member. Supports `-`, `&` and `|`.
 
     Attributes:
@@ -30,48 +95,21 @@ class WeightMask:
         space: "weights", or the fingerprint of the basis the coordinates are in.
     """
 
-    tensors: Mapping[str, BoolTensor]
-    model_id: str
     space: str = "weights"
-
-    def __sub__(self, other: "WeightMask") -> "WeightMask":
-        return self._combine(other, lambda mine, theirs: mine & ~theirs)
-
-    def __and__(self, other: "WeightMask") -> "WeightMask":
-        return self._combine(other, lambda mine, theirs: mine & theirs)
-
-    def __or__(self, other: "WeightMask") -> "WeightMask":
-        return self._combine(other, lambda mine, theirs: mine | theirs)
-
-    @property
-    def num_selected(self) -> int:
-        """Number of weights in the set."""
-        return sum(int(mask.sum()) for mask in self.tensors.values())
 
     @property
     def num_weights(self) -> int:
         """Number of weights that could be in the set."""
-        return sum(mask.numel() for mask in self.tensors.values())
+        return self.num_entries
 
     @property
-    def fraction(self) -> float:
-        """Share of the weights that are in the set, in [0, 1]."""
-        return self.num_selected / self.num_weights
+    def kind(self) -> str:
+        """The coordinates."""
+        return self.space
 
-    @property
-    def fingerprint(self) -> str:
-        """Hash of names, shapes and members: 16 hex digits."""
-        digest = hashlib.sha256(f"{model_hash(self.model_id)} {self.space}".encode())
-        for name in sorted(self.tensors):
-            mask = self.tensors[name]
-            digest.update(f"{name} {tuple(mask.shape)}".encode())
-            digest.update(np.packbits(mask.flatten().cpu().numpy()).tobytes())
-        return digest.hexdigest()[:16]
-
-    def jaccard(self, other: "WeightMask") -> float | None:
-        """Return |A & B| / |A | B| over all weights; None where both sets are empty."""
-        union = (self | other).num_selected
-        return (self & other).num_selected / union if union else None
+    def check_same(self, other: "WeightMask") -> None:
+        """Raise unless both masks are over the same weights in the same coordinates."""
+        self.check_same_weights(other)
 
     def check_same_weights(self, other: "WeightMask") -> None:
         """Raise unless both masks are over the same weights in the same coordinates.
@@ -96,13 +134,6 @@ class WeightMask:
             raise ArtifactMismatchError(
                 f"the masks are of two models: {self.model_id} and {other.model_id}"
             )
-
-    def _combine(
-        self, other: "WeightMask", rule: Callable[[BoolTensor, BoolTensor], BoolTensor]
-    ) -> "WeightMask":
-        self.check_same_weights(other)
-        tensors = {name: rule(mask, other.tensors[name]) for name, mask in self.tensors.items()}
-        return dataclasses.replace(self, tensors=tensors)
 
 
 def packed(mask: BoolTensor) -> Tensor:

@@ -66,6 +66,7 @@ class Prompt:
     text: str
     response: str | None = None
     category: str | None = None
+    topic: str | None = None  # what matched prompts have in common
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

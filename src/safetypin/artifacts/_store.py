@@ -4,15 +4,22 @@ import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from safetypin.artifacts._errors import DamagedArtifactError
 from safetypin.artifacts._files import read_tensors, write_tensors
-from safetypin.artifacts._masks import WeightMask, packed, unpacked
+from safetypin.artifacts._masks import Members, WeightMask, packed, unpacked
+from safetypin.artifacts._neurons import NeuronScores, NeuronSet
 from safetypin.artifacts._scores import WeightScores
+
+NEURON_SCORES_FILE = "neuron-scores.safetensors"
+NEURONS_FILE = "neurons.safetensors"
+
+Set = TypeVar("Set", bound=Members)
+Artifact = WeightScores | WeightMask | NeuronScores | NeuronSet
 
 
 class FileTensors(Mapping[str, Tensor]):
@@ -55,11 +62,7 @@ class FileTensors(Mapping[str, Tensor]):
 
 def write_scores(path: Path, scores: WeightScores) -> None:
     """Write scores to one file, as float32, matrix by matrix: lazy ones are never whole."""
-    about = {
-        field.name: getattr(scores, field.name)
-        for field in dataclasses.fields(scores)
-        if field.name != "tensors"
-    }
+    about = _fields(scores)
     about["transposed"] = sorted(scores.transposed)
     about["names"] = list(scores.tensors)  # their order, which the format does not keep
     write_tensors(path, scores.tensors, {"scores": json.dumps(about)})
@@ -83,10 +86,7 @@ def read_scores(path: Path) -> WeightScores:
 
 def write_mask(path: Path, mask: WeightMask) -> None:
     """Write a mask to one file, one bit a weight."""
-    shapes = {name: list(members.shape) for name, members in mask.tensors.items()}
-    about = {"model_id": mask.model_id, "space": mask.space, "shapes": shapes}
-    bits = {name: packed(members) for name, members in mask.tensors.items()}
-    write_tensors(path, bits, {"mask": json.dumps(about)})
+    _write_members(path, mask, "mask")
 
 
 def read_mask(path: Path) -> WeightMask:
@@ -95,12 +95,67 @@ def read_mask(path: Path) -> WeightMask:
     Raises:
         DamagedArtifactError: The file is damaged or holds something else.
     """
+    return _read_members(path, "mask", WeightMask)
+
+
+def write_neurons(path: Path, neurons: NeuronSet) -> None:
+    """Write a set of units to one file, one bit a unit."""
+    _write_members(path, neurons, "neurons")
+
+
+def read_neurons(path: Path) -> NeuronSet:
+    """Read a set of units.
+
+    Raises:
+        DamagedArtifactError: The file is damaged or holds something else.
+    """
+    return _read_members(path, "neurons", NeuronSet)
+
+
+def write_neuron_scores(path: Path, scores: NeuronScores) -> None:
+    """Write scores of units to one file, as float32."""
+    about = {**_fields(scores), "names": list(scores.tensors)}
+    write_tensors(path, scores.tensors, {"neuron-scores": json.dumps(about)})
+
+
+def read_neuron_scores(path: Path) -> NeuronScores:
+    """Read scores of units.
+
+    Raises:
+        DamagedArtifactError: The file is damaged or holds something else.
+    """
+    tensors, metadata = read_tensors(path)
+    about = _about(metadata, "neuron-scores", path)
+    try:
+        names = about.pop("names")
+        return NeuronScores(tensors={name: tensors[name] for name in names}, **about)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _damaged(path, error) from error
+
+
+def _fields(artifact: Artifact) -> dict[str, Any]:
+    """Return all of an artifact but its tensors."""
+    return {
+        field.name: getattr(artifact, field.name)
+        for field in dataclasses.fields(artifact)
+        if field.name != "tensors"
+    }
+
+
+def _write_members(path: Path, members: Members, kind: str) -> None:
+    shapes = {name: list(mask.shape) for name, mask in members.tensors.items()}
+    about = {**_fields(members), "shapes": shapes}  # type: ignore[arg-type]
+    bits = {name: packed(mask) for name, mask in members.tensors.items()}
+    write_tensors(path, bits, {kind: json.dumps(about)})
+
+
+def _read_members(path: Path, kind: str, form: type[Set]) -> Set:
     bits, metadata = read_tensors(path)
-    about = _about(metadata, "mask", path)
+    about = _about(metadata, kind, path)
     try:
         shapes = about.pop("shapes")
         tensors = {name: unpacked(bits[name], tuple(shape)) for name, shape in shapes.items()}
-        return WeightMask(tensors=tensors, **about)
+        return form(tensors=tensors, **about)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _damaged(path, error) from error
 

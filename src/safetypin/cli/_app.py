@@ -15,9 +15,12 @@ from rich.console import Console
 
 from safetypin.artifacts import UserError
 from safetypin.cli._audit import audit
+from safetypin.cli._contrast import contrast
 from safetypin.cli._doctor import doctor
+from safetypin.cli._guard import guard
 from safetypin.cli._import import import_
 from safetypin.cli._options import OnceCommand
+from safetypin.cli._patch import patch
 from safetypin.cli._run import run
 from safetypin.cli._stages import evaluate, prune, report, score, select
 from safetypin.cli._track import track
@@ -61,12 +64,16 @@ def about(
         raise typer.Exit
 
 
-for command in (audit, score, select, prune, evaluate, tune, track, run, report, doctor):
+COMMANDS = (
+    audit, score, select, prune, evaluate, contrast, patch, tune, track, run, report, doctor,
+)  # fmt: skip
+for command in COMMANDS:
     app.command(cls=OnceCommand)(interruptible(command))
-for phase in warp.registered_commands:
+for phase in (*warp.registered_commands, *guard.registered_commands):
     assert phase.callback is not None
     phase.callback, phase.cls = interruptible(phase.callback), OnceCommand
 app.add_typer(warp)
+app.add_typer(guard, name="guard")
 app.command("import", cls=OnceCommand)(interruptible(import_))
 
 

@@ -10,7 +10,17 @@ from rich.text import Text
 
 from safetypin.artifacts import UserError
 from safetypin.cli._options import QuietOption, VerboseOption, reporting
-from safetypin.experiment import Plan, make_plan, read_experiment, run_experiment, steps_of
+from safetypin.experiment import (
+    Chain,
+    Plan,
+    is_chain,
+    make_plan,
+    read_chain,
+    read_experiment,
+    run_chain,
+    run_experiment,
+    steps_of,
+)
 from safetypin.report import print_experiment
 
 
@@ -28,6 +38,10 @@ def run(
 
     Example: `safetypin run experiments/frozen-regime.toml --out runs/frozen`
     """
+    if is_chain(file):
+        chosen = read_chain(file, scale, set or (), out or _folder(file, scale or "small"))
+        _run_steps(chosen, dry_run=dry_run, quiet=quiet, verbose=verbose)
+        return
     experiment = read_experiment(file, scale, set or ())
     plan = make_plan(experiment, out or _folder(file, experiment.scale))
     console = Console()
@@ -39,6 +53,21 @@ def run(
     )
     print_experiment(metrics, console)
     console.print(f"report: {plan.out / 'report.html'}", soft_wrap=True, highlight=False)
+
+
+def _run_steps(chain: Chain, *, dry_run: bool, quiet: bool, verbose: bool) -> None:
+    if dry_run:
+        for number, step in enumerate(chain.steps, start=1):
+            state = "done" if (chain.out / step.name / "metrics.json").exists() else "to do"
+            typer.echo(f"{number}  {step.name}  {step.command}  {state}")
+        typer.echo(f"all take {chain.takes or 'a time that was not measured'}; to {chain.out}")
+        return
+    found = run_chain(
+        chain, make_reporter=lambda folder: reporting(folder, quiet=quiet, verbose=verbose)
+    )
+    for row in found["steps"]:
+        typer.echo(f"{row['name']}: {row['answer']}. {row['sentence']}")
+    typer.echo(f"report: {chain.out / 'report.html'}")
 
 
 def _folder(file: Path, scale: str) -> Path:

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from safetypin.artifacts import Prompt, PromptSet, Response, UserError
@@ -60,15 +62,13 @@ def generate(
         model, tokenizer, asked, max_new_tokens=max_new_tokens, plain=plain, system=system
     )
     answers = dict(done or {})
-    order = sorted(range(len(asked)), key=lambda index: (len(tokens[index]), index))
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
+    for chosen in batched(tokens, batch_size):
         if all(index in answers for index in chosen):
             continue
         with at_rest(model), _greedy(model):
             outputs = _answer(model, tokenizer, [tokens[i] for i in chosen], max_new_tokens)
         responses = [
-            _response(tokenizer, asked[index].text, ids, end)
+            make_response(tokenizer, asked[index].text, ids, end)
             for index, (ids, end) in zip(chosen, outputs, strict=True)
         ]
         answers.update(zip(chosen, responses, strict=True))
@@ -104,9 +104,34 @@ def tokenized_requests(
     return rows
 
 
-def _response(
+def batched(tokens: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
+    """Yield the indices of every batch: prompts of similar length together."""
+    order = sorted(range(len(tokens)), key=lambda index: (len(tokens[index]), index))
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
+
+
+def _pad(tokenizer: PreTrainedTokenizerBase) -> int:
+    return int(tokenizer.pad_token_id) if tokenizer.pad_token_id is not None else 0
+
+
+def padded_left(
+    rows: Sequence[list[int]], tokenizer: PreTrainedTokenizerBase
+) -> tuple[Int[Tensor, "batch seq"], Int[Tensor, "batch seq"]]:
+    """Return token ids padded on the left, and their attention mask."""
+    width = max(map(len, rows))
+    ids = torch.full((len(rows), width), _pad(tokenizer))
+    mask = torch.zeros_like(ids)
+    for row, tokens in enumerate(rows):
+        ids[row, width - len(tokens) :] = torch.tensor(tokens)
+        mask[row, width - len(tokens) :] = 1
+    return ids, mask
+
+
+def make_response(
     tokenizer: PreTrainedTokenizerBase, prompt: str, ids: list[int], stopped: bool
 ) -> Response:
+    """Return an answer, given its token ids without the end token."""
     text = tokenizer.decode(ids, skip_special_tokens=True)
     return Response(prompt=prompt, text=str(text), num_tokens=len(ids), stopped=stopped)
 
@@ -118,20 +143,15 @@ def _answer(
     max_new_tokens: int,
 ) -> list[tuple[list[int], bool]]:
     """Return the new token ids of each row, without the end token, and whether there was one."""
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-    ends = _end_tokens(model, tokenizer)
-    width = max(map(len, rows))
-    ids = torch.full((len(rows), width), int(pad))
-    mask = torch.zeros_like(ids)
-    for row, tokens in enumerate(rows):
-        ids[row, width - len(tokens) :] = torch.tensor(tokens)
-        mask[row, width - len(tokens) :] = 1
+    ends = end_tokens(model, tokenizer)
+    ids, mask = padded_left(rows, tokenizer)
+    width = ids.shape[1]
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
         num_beams=1,
         eos_token_id=sorted(ends) or None,
-        pad_token_id=int(pad),
+        pad_token_id=_pad(tokenizer),
     )
     try:
         with torch.inference_mode():
@@ -140,7 +160,7 @@ def _answer(
                 attention_mask=mask.to(model.device),
                 generation_config=config,
             )
-        return [_cut(new, ends) for new in output[:, width:].tolist()]
+        return [cut_answer(new, ends) for new in output[:, width:].tolist()]
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -175,13 +195,15 @@ def _greedy(model: PreTrainedModel) -> Iterator[None]:
         model.generation_config = own
 
 
-def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Return the tokens that end an answer."""
     configured = getattr(model.generation_config, "eos_token_id", None)
     ends = set(configured if isinstance(configured, list) else [configured])
     return {int(end) for end in ends | {tokenizer.eos_token_id} if end is not None}
 
 
-def _cut(ids: list[int], ends: set[int]) -> tuple[list[int], bool]:
+def cut_answer(ids: list[int], ends: set[int]) -> tuple[list[int], bool]:
+    """Return what is before the first end token, and whether there was one."""
     for position, token in enumerate(ids):
         if token in ends:
             return ids[:position], True

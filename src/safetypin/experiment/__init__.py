@@ -5,18 +5,23 @@ from safetypin.experiment._plan import Plan, Run, make_plan
 from safetypin.experiment._run import run_experiment
 from safetypin.experiment._spread import Spread, spread
 from safetypin.experiment._state import Step, steps_of
+from safetypin.experiment._steps import Chain, is_chain, read_chain, run_chain
 from safetypin.experiment._verdict import decide
 
 __all__ = [
     "Arm",
+    "Chain",
     "Experiment",
     "Plan",
     "Run",
     "Spread",
     "Step",
     "decide",
+    "is_chain",
     "make_plan",
+    "read_chain",
     "read_experiment",
+    "run_chain",
     "run_experiment",
     "spread",
     "steps_of",

@@ -1,5 +1,6 @@
 """Interventions on a model: pruned while in a block, or fine-tuned under a protection."""
 
+from safetypin.intervene._ablate import ablated
 from safetypin.intervene._data import TrainingRows, training_rows
 from safetypin.intervene._prune import check_mask, pruned
 from safetypin.intervene._save import save_tuned
@@ -12,6 +13,7 @@ from safetypin.intervene.protect import (
     HeldWeights,
     Lora,
     MaskedLora,
+    OnlyTrain,
     Protection,
     ProtectionKind,
     Rewind,
@@ -27,6 +29,7 @@ __all__ = [
     "HeldWeights",
     "Lora",
     "MaskedLora",
+    "OnlyTrain",
     "Protection",
     "ProtectionKind",
     "Rewind",
@@ -34,6 +37,7 @@ __all__ = [
     "TrainingRows",
     "Warp",
     "WarpLora",
+    "ablated",
     "check_mask",
     "finetune",
     "pruned",

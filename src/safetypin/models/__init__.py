@@ -11,7 +11,15 @@ from safetypin.models._layers import (
     num_layers,
     transposed,
 )
-from safetypin.models._load import ALIASES, adapter_folder, load_model, merge_adapter
+from safetypin.models._load import ALIASES, adapter_folder, load_adapted, load_model, merge_adapter
+from safetypin.models._neuron_weights import key_coordinate, neuron_weights
+from safetypin.models._neurons import (
+    UnitSite,
+    base_fingerprint,
+    check_neurons,
+    check_same_units,
+    unit_sites,
+)
 from safetypin.models._sites import LAYER_WORDS, chosen_layers, input_sites, weights_of_layers
 from safetypin.models._transformers import is_out_of_memory, quiet_transformers
 
@@ -20,22 +28,30 @@ __all__ = [
     "LAYER_WORDS",
     "BlockWeight",
     "Coverage",
+    "UnitSite",
     "adapter_folder",
+    "base_fingerprint",
     "block_weights",
     "blocks",
     "cache_folder",
     "check_basis",
+    "check_neurons",
+    "check_same_units",
     "chosen_layers",
     "coverage",
     "input_sites",
     "is_out_of_memory",
+    "key_coordinate",
+    "load_adapted",
     "load_model",
     "merge_adapter",
     "model_fingerprint",
     "model_id",
+    "neuron_weights",
     "num_layers",
     "quiet_transformers",
     "transposed",
+    "unit_sites",
     "weights_of_layers",
     "wheel_file",
 ]

@@ -27,14 +27,18 @@ def model_fingerprint(model: nn.Module) -> str:
     """
     digest = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):
-        digest.update(f"{name} {tuple(parameter.shape)} ".encode())
-        if parameter.is_meta:
-            raise UserError(f"{name} is not in memory; load the model without disk offload")
-        flat = parameter.detach().flatten()
-        bit_sum = sum(int(_bits(part).sum(dtype=torch.int64)) for part in flat.split(CHUNK))
-        strided = _bits(flat[:: max(1, flat.numel() // 64)])
-        digest.update(f"{bit_sum} {strided.tolist()}\n".encode())
+        digest.update(parameter_digest(name, parameter))
     return digest.hexdigest()[:12]
+
+
+def parameter_digest(name: str, parameter: Tensor) -> bytes:
+    """Return what of one parameter goes into the fingerprint."""
+    if parameter.is_meta:
+        raise UserError(f"{name} is not in memory; load the model without disk offload")
+    flat = parameter.detach().flatten()
+    bit_sum = sum(int(_bits(part).sum(dtype=torch.int64)) for part in flat.split(CHUNK))
+    strided = _bits(flat[:: max(1, flat.numel() // 64)])
+    return f"{name} {tuple(parameter.shape)} {bit_sum} {strided.tolist()}\n".encode()
 
 
 def _bits(values: Shaped[Tensor, " n"]) -> Shaped[Tensor, " n"]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -187,13 +188,41 @@ def _adapter_base(folder: Path) -> str:
     return str(base)
 
 
-def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
-    """Return the model with a PEFT adapter merged into its weights, all of which can be trained.
+def load_adapted(
+    name: str, *, dtype: str = "auto", device: str | None = None
+) -> tuple[PeftModel, PreTrainedTokenizerBase]:
+    """Load a model with its adapter beside it, not merged: it can be turned off, and on.
+
+    Args:
+        name: `smollm2-aligned`, or a folder with a PEFT adapter.
+        dtype: As in `load_model`.
+        device: As in `load_model`.
+
+    Raises:
+        UserError: It is no adapter, or its base cannot be loaded.
+    """
+    folder = adapter_folder() if name == "smollm2-aligned" else Path(name)
+    if not _is_adapter(folder):
+        raise UserError(
+            f"{name!r} is no folder with an adapter (it has no adapter_config.json), so there is "
+            "nothing to turn off; name the unaligned model instead"
+        )
+    base_name = "smollm2" if name == "smollm2-aligned" else _adapter_base(folder)
+    base, tokenizer = load_model(base_name, dtype=dtype, device=device)
+    base.name_or_path = name
+    with hub_errors(name):
+        adapted = attach_adapter(base, folder)
+    adapted.eval()
+    return adapted, tokenizer
+
+
+def attach_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
+    """Return the model with a PEFT adapter beside its weights.
 
     Raises:
         UserError: There is no adapter, or it is of a model with other layers.
     """
-    from peft import PeftModel, get_peft_model_state_dict
+    from peft import get_peft_model_state_dict
     from peft.utils import load_peft_weights
 
     if not _is_adapter(folder):
@@ -208,7 +237,16 @@ def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
             f"the adapter in {folder} is of another model than its base: {len(odd)} of its "
             f"matrices are in one of the two only, first {odd[0]!r}"
         )
-    merged: PreTrainedModel = adapted.merge_and_unload()
+    return adapted
+
+
+def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """Return the model with a PEFT adapter merged into its weights, all of which can be trained.
+
+    Raises:
+        UserError: There is no adapter, or it is of a model with other layers.
+    """
+    merged: PreTrainedModel = attach_adapter(model, folder).merge_and_unload()
     for parameter in merged.parameters():  # PEFT leaves them off, as if they could not be trained
         parameter.requires_grad_(parameter.is_floating_point())
     return merged

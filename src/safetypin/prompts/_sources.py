@@ -71,6 +71,7 @@ def prompt_set(
                 text=(_text(row[prompt_column], f"{prompt_column!r} {where}") or "").strip(),
                 response=_text(row.get(response_column), f"{response_column!r} {where}"),
                 category=_text(row.get("category"), f"'category' {where}"),
+                topic=_text(row.get("topic"), f"'topic' {where}"),
             )
         )
     return PromptSet(name=name, prompts=tuple(prompts))

@@ -1,5 +1,6 @@
 """The reports of audit, tune and track: one self-contained page each, and a summary in words."""
 
+from safetypin.report._chain import headline
 from safetypin.report._console import print_summary
 from safetypin.report._experiment import print_experiment
 from safetypin.report._track import write_track_report
@@ -7,6 +8,7 @@ from safetypin.report._tune import write_tune_report
 from safetypin.report._write import write_report
 
 __all__ = [
+    "headline",
     "print_experiment",
     "print_summary",
     "write_report",

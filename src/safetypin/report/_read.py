@@ -17,6 +17,10 @@ COMMANDS = {  # what makes the folder of each kind
     "audit": "safetypin audit MODEL",
     "tune": "safetypin tune MODEL --data FILE",
     "track": "safetypin track RUN",
+    "contrast": "safetypin contrast MODEL --reference MODEL",
+    "patch": "safetypin patch MODEL --reference MODEL --neurons DIR",
+    "guard": "safetypin guard fit --model MODEL --neurons DIR",
+    "chain": "safetypin run FILE",
     "experiment": "safetypin run FILE",
 }
 

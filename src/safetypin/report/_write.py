@@ -3,7 +3,11 @@
 from pathlib import Path
 
 from safetypin.report._audit import write_audit_report
+from safetypin.report._chain import write_chain_report
+from safetypin.report._contrast import write_contrast_report
 from safetypin.report._experiment import write_experiment_report
+from safetypin.report._guard import write_guard_report
+from safetypin.report._patch import write_patch_report
 from safetypin.report._read import kind_of
 from safetypin.report._track import write_track_report
 from safetypin.report._tune import write_tune_report
@@ -12,6 +16,10 @@ _WRITERS = {
     "audit": write_audit_report,
     "tune": write_tune_report,
     "track": write_track_report,
+    "contrast": write_contrast_report,
+    "patch": write_patch_report,
+    "guard": write_guard_report,
+    "chain": write_chain_report,
     "experiment": write_experiment_report,
 }
 

@@ -3,7 +3,10 @@
 from collections.abc import Callable
 
 from safetypin.artifacts import WeightScores
+from safetypin.scores._ablation_effect import ablation_effects, mean_scores
 from safetypin.scores._coefficients import coefficient_gradients, random_coefficients
+from safetypin.scores._contrast import SCALES, WEIGHTINGS, contrast, record
+from safetypin.scores._differences import Recorded
 from safetypin.scores._magnitude import magnitude
 from safetypin.scores._merge import merge
 from safetypin.scores._random import random_scores
@@ -18,12 +21,19 @@ SCORERS: dict[str, Callable[..., WeightScores]] = {
 }
 
 __all__ = [
+    "SCALES",
     "SCORERS",
+    "WEIGHTINGS",
+    "Recorded",
+    "ablation_effects",
     "coefficient_gradients",
+    "contrast",
     "magnitude",
+    "mean_scores",
     "merge",
     "random_coefficients",
     "random_scores",
+    "record",
     "snip",
     "wanda",
 ]

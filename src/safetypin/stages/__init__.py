@@ -1,6 +1,8 @@
 """One function a stage: inputs, compute, save, record. Any stage can be fed by another's files."""
 
 from safetypin.stages._calibrate import MIN_CALIBRATION, calibrate, read_calibration
+from safetypin.stages._contrast import contrast_models
+from safetypin.stages._contrast_config import ContrastConfig, make_contrast_config
 from safetypin.stages._describe import (
     describe_evaluation,
     describe_judge,
@@ -12,6 +14,14 @@ from safetypin.stages._describe import (
 from safetypin.stages._evaluate import Suite, evaluate_model, read_responses
 from safetypin.stages._evaluate_files import evaluate_files
 from safetypin.stages._gates import GAUGES
+from safetypin.stages._guard import fit_guard
+from safetypin.stages._guard_config import GuardConfig, make_guard_config
+from safetypin.stages._guard_use import (
+    evaluate_guard,
+    labelled_sets,
+    open_guard,
+    score_texts,
+)
 from safetypin.stages._identify import (
     CALIBRATION_STAGES,
     SCORE_STAGES,
@@ -19,6 +29,9 @@ from safetypin.stages._identify import (
     identify,
 )
 from safetypin.stages._import import import_files
+from safetypin.stages._pair import Where
+from safetypin.stages._patch import patch_models
+from safetypin.stages._patch_config import PatchConfig, make_patch_config
 from safetypin.stages._progress import EVENTS_FILE, Reporter
 from safetypin.stages._rates import (
     complied_flags,
@@ -72,16 +85,21 @@ __all__ = [
     "TRACK_PRESETS",
     "TUNE_PRESETS",
     "UNITS_PER_EXAMPLE",
+    "ContrastConfig",
+    "GuardConfig",
     "Output",
+    "PatchConfig",
     "Reporter",
     "Scoring",
     "Suite",
     "TrackConfig",
     "TuneConfig",
+    "Where",
     "calibrate",
     "check_choice",
     "check_share",
     "complied_flags",
+    "contrast_models",
     "cut_sets",
     "describe_evaluation",
     "describe_judge",
@@ -92,19 +110,27 @@ __all__ = [
     "discard_scores",
     "environment",
     "evaluate_files",
+    "evaluate_guard",
     "evaluate_model",
     "example_rows",
     "finite",
+    "fit_guard",
     "held",
     "identify",
     "import_files",
     "join_settings",
+    "labelled_sets",
     "load_mask",
+    "make_contrast_config",
+    "make_guard_config",
+    "make_patch_config",
     "make_track_config",
     "make_tune_config",
     "nearest",
     "now",
     "one_or_many",
+    "open_guard",
+    "patch_models",
     "prune_files",
     "rates",
     "read_calibration",
@@ -115,6 +141,7 @@ __all__ = [
     "score",
     "score_files",
     "score_halves",
+    "score_texts",
     "select_files",
     "set_name",
     "share_stages",

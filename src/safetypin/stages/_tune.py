@@ -136,7 +136,9 @@ class _Tuning:
                     max_new_tokens=config.max_new_tokens,
                     **how,
                 )
-        given = given_set(config, subject.identity) if config.mask is not None else None
+        given = (
+            given_set(config, subject.identity, subject.model) if config.mask is not None else None
+        )
         self.trainee = Trainee(config, subject, self.sets["data"])
         folder = None if given is None else given.folder
         self.trainee.basis = None if folder is None else basis_in(folder, subject, config)

@@ -146,6 +146,12 @@ class TuneConfig(BaseModel):
         return self
 
     def _check_set(self) -> None:
+        if PROTECTIONS[self.protect].needs_foundation and self.mask is None:
+            raise UserError(
+                f"--protect {self.protect} needs a set of neurons; make one with `safetypin "
+                "contrast MODEL --method ablation --foundation SET` and name its folder with "
+                "--mask"
+            )
         if self.set is not None and self.mask is None:
             raise UserError("--set chooses one of an audit's sets; name the audit with --mask")
         given = [name for name in ("mask", "control") if getattr(self, name) is not None]

@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from safetypin.artifacts import (
     PromptSet,
     RunRecord,
@@ -26,6 +28,7 @@ from safetypin.stages._sets import check_origin, load_mask, mask_file, read_set,
 from safetypin.stages._settings import nearest
 from safetypin.stages._subject import SCORED, Subject
 from safetypin.stages._tune_config import CONTROLS, TuneConfig
+from safetypin.stages._tune_neurons import check_foundation, neurons_in, weights_of
 
 SET_FILE = "mask.safetensors"
 
@@ -36,7 +39,8 @@ class Given:
 
     Attributes:
         mask: The set.
-        source: `folder` of `select`, `audit`, or `tune` for what another run protected.
+        source: `folder` of `select`, `audit`, `tune` for what another run protected, or `contrast`
+            for the weights of its neurons.
         name: Its name in an audit.
         folder: Where the basis is that its coordinates are of; None where it is of weights.
     """
@@ -47,7 +51,7 @@ class Given:
     folder: Path | None = None
 
 
-def given_set(config: TuneConfig, identity: str) -> Given:
+def given_set(config: TuneConfig, identity: str, model: PreTrainedModel | None = None) -> Given:
     """Return the set that `--mask` names: a folder of `select`, of an audit, of another tuning.
 
     Raises:
@@ -59,7 +63,13 @@ def given_set(config: TuneConfig, identity: str) -> Given:
             f"no folder {str(folder)!r}; --mask takes a folder of `safetypin select`, of an audit "
             "or of another tuning"
         )
-    if (folder / "sets" / "run.json").exists():
+    neurons = None if model is None else neurons_in(folder)
+    if neurons is None:
+        check_foundation(config, folder)
+    if neurons is not None and model is not None:
+        mask = weights_of(neurons, folder, config, identity, model)
+        given = Given(mask=mask, source="contrast")
+    elif (folder / "sets" / "run.json").exists():
         given = _from_audit(folder, config.set)
         check_origin(given.mask, folder, identity, any_model=config.any_model)
     elif config.set is not None:

@@ -11,6 +11,7 @@ from safetypin.intervene.protect._full import Full
 from safetypin.intervene.protect._held import HeldWeights
 from safetypin.intervene.protect._lora import Lora
 from safetypin.intervene.protect._masked_lora import MaskedLora
+from safetypin.intervene.protect._only import OnlyTrain
 from safetypin.intervene.protect._protection import Guard, Protection
 from safetypin.intervene.protect._rewind import Rewind
 from safetypin.intervene.protect._warp import Warp
@@ -25,6 +26,7 @@ __all__ = [
     "HeldWeights",
     "Lora",
     "MaskedLora",
+    "OnlyTrain",
     "Protection",
     "ProtectionKind",
     "Rewind",
@@ -43,6 +45,7 @@ class ProtectionKind:
         protection: The class of what is made.
         needs_mask: Whether the mask is its first argument.
         needs_basis: Whether the basis comes before it, in whose coordinates the mask is.
+        needs_foundation: Whether foundation neurons must have been taken out of the mask.
         options: What `make` takes besides, by keyword.
     """
 
@@ -51,6 +54,7 @@ class ProtectionKind:
     protection: type[Protection]
     needs_mask: bool = False
     needs_basis: bool = False
+    needs_foundation: bool = False
     options: tuple[str, ...] = ()
 
     @property
@@ -81,6 +85,19 @@ PROTECTIONS: dict[str, ProtectionKind] = {
         protection=Freeze,
         needs_mask=True,
         summary="full, the masked weights stay as they are bit for bit",
+    ),
+    "sn-tune": ProtectionKind(
+        make=OnlyTrain,
+        protection=OnlyTrain,
+        needs_mask=True,
+        summary="the masked weights alone are trained, such as those of safety neurons",
+    ),
+    "rsn-tune": ProtectionKind(
+        make=OnlyTrain,
+        protection=OnlyTrain,
+        needs_mask=True,
+        needs_foundation=True,
+        summary="sn-tune without the weights of foundation neurons",
     ),
     "rewind": ProtectionKind(
         make=Rewind,

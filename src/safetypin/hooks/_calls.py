@@ -1,7 +1,4 @@
-"""Every hook this package puts on a model is put there by this file.
-
-Hooks are gone once their block is left, also by an exception, and nobody else's hooks are touched.
-"""
+"""Hooks on weights: their inputs, their gradients, and what autograd keeps."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager

@@ -1,0 +1,73 @@
+"""What a guard costs: features against bare forward passes, fits, one prompt.
+
+Every ratio is of two things measured alternately in this process.
+
+    python benchmarks/guard.py [--model smollm2] [--prompts 64] [--rounds 3]
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from safetypin.models import load_model, num_layers
+from safetypin.passes import forward, input_device, passes
+from safetypin.predict import Features, Reading, encode_prompts, fit_linear, write_features
+from safetypin.predict._features import MAX_TOKENS, _batches
+from safetypin.prompts import load_prompts
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """Return the CPU time of a call: other jobs on the machine do not count."""
+    start = time.process_time()
+    run()
+    return time.process_time() - start
+
+
+def main() -> None:
+    """Print every figure."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--prompts", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    model, tokenizer = load_model(options.model)
+    texts = [p.text for p in load_prompts("builtin-harmful")][: options.prompts]
+    rows = encode_prompts(model, tokenizer, texts, Reading())
+    order = sorted(range(len(rows)), key=lambda index: (len(rows[index]), index))
+    device = input_device(model)
+
+    def bare() -> None:
+        with torch.inference_mode():
+            for batch in passes(_batches(rows, order), device, MAX_TOKENS[device.type]):
+                forward(model, batch, logits_to_keep=1)
+
+    with tempfile.TemporaryDirectory() as folder:
+
+        def cached() -> Features:
+            path = Path(folder) / "features.safetensors"
+            return write_features(path, model, rows, Reading(), model_id="m")
+
+        bare()
+        ratios = [seconds(cached) / seconds(bare) for _ in range(options.rounds)]
+    print(
+        f"{num_layers(model)} layers, {len(rows)} prompts, {sum(map(len, rows))} tokens: features "
+        f"{statistics.median(ratios):.3f} times the bare passes ({min(ratios):.3f} to "
+        f"{max(ratios):.3f}; limit 1.1)"
+    )
+    random = np.random.default_rng(0)
+    features = random.normal(size=(3500, 46_080)).astype(np.float32)
+    labels = (np.arange(3500) % 2).tolist()
+    groups = [str(i) for i in range(3500)]
+    start = time.perf_counter()
+    fit_linear(features, labels, groups)
+    print(f"fit of 3,500 prompts x 46,080 units: {time.perf_counter() - start:.0f} s (limit 60)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""A guard: says before a token is generated whether a prompt is unsafe."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from safetypin.artifacts import (
+    ArtifactMismatchError,
+    DamagedArtifactError,
+    FileTensors,
+    RunRecord,
+    model_hash,
+    write_tensors,
+)
+from safetypin.models import model_id
+from safetypin.predict._data import check_prompt
+from safetypin.predict._features import Reading, chosen_sites, encode_prompts, read_features
+from safetypin.predict._linear import Linear, check_features
+
+GUARD_FILE = "guard.safetensors"
+NUMBERS = ("bias", "slope", "offset", "strength", "num_components")
+VECTORS = ("mean", "scale", "weights")
+
+Vector = NDArray[np.float64]
+Units = Mapping[str, NDArray[np.int64]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GuardRule:
+    """What a guard knows: which units it reads, and how it weighs them.
+
+    Attributes:
+        linear: The classifier over these units, side by side in model order.
+        units: Indices by place, in model order.
+        reading: Where in the prompt they are read.
+        model_id: `model_id` of the model it was fitted on.
+        threshold: Probability from which on a prompt counts as unsafe.
+        false_positive_rate: Share of safe training prompts, held out in cross-validation, that the
+            threshold was chosen to let be called unsafe at the most.
+        about: How it was made.
+    """
+
+    linear: Linear
+    units: Units
+    reading: Reading
+    model_id: str
+    threshold: float
+    false_positive_rate: float
+    about: Mapping[str, Any]
+
+    def write(self, folder: Path) -> dict[str, Any]:
+        """Write the payload; return what `run.json` is to hold."""
+        tensors = {f"units|{name}": torch.from_numpy(index) for name, index in self.units.items()}
+        tensors |= {name: torch.from_numpy(getattr(self.linear, name)) for name in VECTORS}
+        write_tensors(folder / GUARD_FILE, tensors, {})
+        return {
+            "names": list(self.units),
+            "reading": self.reading._asdict(),
+            "model_id": self.model_id,
+            "threshold": self.threshold,
+            "false_positive_rate": self.false_positive_rate,
+            "linear": {name: getattr(self.linear, name) for name in NUMBERS},
+            "about": dict(self.about),
+        }
+
+    @classmethod
+    def read(cls, folder: Path) -> "GuardRule":
+        """Read a guard folder, after checking its hashes.
+
+        Raises:
+            DamagedArtifactError: It is unfinished, damaged or of another kind.
+        """
+        inner = folder / "guard"
+        folder = inner if (inner / "run.json").exists() else folder
+        record = RunRecord.read(folder)
+        if GUARD_FILE not in record.files:
+            raise DamagedArtifactError(
+                f"{folder} holds no guard but a {record.stage} run; make one with `safetypin "
+                "guard fit`"
+            )
+        tensors, about = FileTensors(folder / GUARD_FILE), record.result
+        try:
+            vectors: dict[str, Any] = {name: tensors[name].numpy() for name in VECTORS}
+            return cls(
+                linear=Linear(**vectors, **about["linear"], held_out=np.zeros(0)),
+                units={name: tensors[f"units|{name}"].numpy() for name in about["names"]},
+                reading=Reading(**about["reading"]),
+                model_id=about["model_id"],
+                threshold=about["threshold"],
+                false_positive_rate=about["false_positive_rate"],
+                about=about["about"],
+            )
+        except (KeyError, TypeError) as error:
+            raise DamagedArtifactError(
+                f"{folder} is damaged ({error}); fit the guard again"
+            ) from error
+
+
+class Guard:
+    """A guard and the model that it reads."""
+
+    def __init__(
+        self, rule: GuardRule, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    ) -> None:
+        """Tie a rule to its model.
+
+        Raises:
+            ArtifactMismatchError: The model is another one.
+        """
+        identity = model_id(model)
+        if model_hash(identity) != model_hash(rule.model_id):
+            raise ArtifactMismatchError(
+                f"the guard is of {rule.model_id}, the model is {identity}; a guard reads the "
+                "activations of its own model alone: fit one on this model"
+            )
+        chosen_sites(model, rule.reading.site, list(rule.units))
+        self.rule, self.model, self.tokenizer = rule, model, tokenizer
+
+    @classmethod
+    def load(
+        cls, folder: str | Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    ) -> "Guard":
+        """Load what `safetypin guard fit` left.
+
+        Raises:
+            DamagedArtifactError: The folder is unfinished, damaged or of another kind.
+            ArtifactMismatchError: It is of another model.
+        """
+        return cls(GuardRule.read(Path(folder)), model, tokenizer)
+
+    @property
+    def threshold(self) -> float:
+        """Probability from which on a prompt counts as unsafe."""
+        return self.rule.threshold
+
+    def predict_proba(self, texts: Sequence[str]) -> Vector:
+        """Return the probability that each request is unsafe.
+
+        One forward pass, up to the last layer that the guard reads.
+
+        Raises:
+            UserError: A request is empty, has over 20,000 characters or does not fit the window,
+                or activations are not finite.
+        """
+        if isinstance(texts, str):
+            texts = [texts]
+        for text in texts:
+            check_prompt(text)
+        if not texts:
+            return np.zeros(0)
+        rows = encode_prompts(self.model, self.tokenizer, texts, self.rule.reading)
+        width = sum(len(index) for index in self.rule.units.values())
+        features = np.empty((len(texts), width), dtype=np.float32)
+
+        def keep(indices: list[int], found: Mapping[str, Tensor]) -> None:
+            parts = [
+                found[name][:, torch.from_numpy(index).to(found[name].device)]
+                for name, index in self.rule.units.items()
+            ]
+            features[indices] = torch.cat([part.cpu() for part in parts], dim=1).numpy()
+
+        read_features(self.model, rows, self.rule.reading, keep, places=list(self.rule.units))
+        check_features(features)
+        return self.rule.linear.probability(self.rule.linear.decide(features))
+
+    def is_unsafe(self, texts: Sequence[str], threshold: float | None = None) -> list[bool]:
+        """Tell of each request whether its probability reaches the threshold."""
+        limit = self.threshold if threshold is None else threshold
+        return [bool(chance >= limit) for chance in self.predict_proba(texts)]

@@ -1,0 +1,115 @@
+"""Use a guard that was fitted: judge prompts, measure it on other data, serve it."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from safetypin.artifacts import PromptSet, RunRecord, UserError
+from safetypin.predict import (
+    Guard,
+    GuardRule,
+    calibration,
+    check_classes,
+    check_hash_leaks,
+    labelled,
+    measures,
+)
+from safetypin.prompts import load_prompts
+from safetypin.stages._pair import Where, load_subject
+
+UNSAFE_WORDS = frozenset({"1", "true", "unsafe", "harmful", "yes"})
+SAFE_WORDS = frozenset({"0", "false", "safe", "harmless", "no"})
+AT_ONCE = 64
+
+
+def open_guard(folder: str | Path, model: str | None, where: Where) -> Guard:
+    """Load a guard and its model: the one that it was fitted with, or another place of the same.
+
+    Raises:
+        DamagedArtifactError: The folder is unfinished, damaged or of another kind.
+        ArtifactMismatchError: The model is another one.
+    """
+    rule = GuardRule.read(Path(folder))
+    name = model or str(rule.about.get("model"))
+    subject = load_subject(name, where)
+    return Guard(rule, subject.model, subject.tokenizer)
+
+
+def score_texts(
+    guard: Guard, texts: Iterable[str], threshold: float | None = None
+) -> Iterator[dict[str, Any]]:
+    """Yield `{"text", "probability", "unsafe"}` for each text, in order, some at a time."""
+    limit = guard.threshold if threshold is None else threshold
+    waiting: list[str] = []
+
+    def judged() -> Iterator[dict[str, Any]]:
+        for text, chance in zip(waiting, guard.predict_proba(waiting), strict=True):
+            value = float(chance)
+            yield {"text": text, "probability": value, "unsafe": value >= limit}
+        waiting.clear()
+
+    for text in texts:
+        waiting.append(text)
+        if len(waiting) == AT_ONCE:
+            yield from judged()
+    yield from judged()
+
+
+def labelled_sets(
+    source: str, prompt_column: str, label_column: str
+) -> tuple[PromptSet, PromptSet]:
+    """Return the unsafe and the safe prompts of one file with a column of labels.
+
+    Raises:
+        UserError: A label is missing or unknown, or a class is missing.
+    """
+    loaded = load_prompts(source, prompt_column=prompt_column, response_column=label_column)
+    parts: dict[bool, list[Any]] = {True: [], False: []}
+    for index, prompt in enumerate(loaded):
+        word = (prompt.response or "").strip().lower()
+        if word not in UNSAFE_WORDS | SAFE_WORDS:
+            raise UserError(
+                f"row {index} of {source!r} has the label {prompt.response!r}; write unsafe or "
+                "safe, or 1 or 0"
+            )
+        parts[word in UNSAFE_WORDS].append(dataclasses.replace(prompt, response=None))
+    for is_unsafe, name in ((True, "unsafe"), (False, "safe")):
+        if not parts[is_unsafe]:
+            raise UserError(f"{source!r} has no {name} prompt; both classes are needed")
+    return (
+        PromptSet(name=f"{source}[unsafe]", prompts=tuple(parts[True])),
+        PromptSet(name=f"{source}[safe]", prompts=tuple(parts[False])),
+    )
+
+
+def evaluate_guard(
+    folder: str | Path, guard: Guard, unsafe: PromptSet, safe: PromptSet
+) -> dict[str, Any]:
+    """Measure a guard on prompts that it was not fitted on.
+
+    Raises:
+        UserError: A prompt is among those that it was fitted on, or a class is missing.
+    """
+    data = labelled(unsafe, safe)
+    check_classes(data.labels, "the data")
+    path = Path(folder)
+    inner = path / "guard"
+    record = RunRecord.read(inner if (inner / "run.json").exists() else path)
+    check_hash_leaks(data, record.result.get("train_hashes", []), "evaluated")
+    chances = _chances(guard, data.texts)
+    return {
+        "model_id": guard.rule.model_id,
+        "num_prompts": len(data),
+        "num_duplicates": data.num_duplicates,
+        "at_half": measures(chances, data.labels, 0.5),
+        "at_threshold": measures(chances, data.labels, guard.threshold),
+        "calibration": calibration(chances, data.labels),
+    }
+
+
+def _chances(guard: Guard, texts: Sequence[str]) -> "np.ndarray[Any, np.dtype[np.float64]]":
+    parts = [guard.predict_proba(texts[i : i + AT_ONCE]) for i in range(0, len(texts), AT_ONCE)]
+    return np.concatenate(parts)

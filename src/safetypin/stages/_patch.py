@@ -1,0 +1,269 @@
+"""Is a set of units the cause? Patch it into the unaligned model, ablate it in the aligned one."""
+
+import dataclasses
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from safetypin.artifacts import (
+    NEURON_SCORES_FILE,
+    NeuronSet,
+    PromptSet,
+    Response,
+    RunRecord,
+    UserError,
+    append_line,
+    read_lines,
+    read_neuron_scores,
+    write_json,
+)
+from safetypin.evaluate import (
+    generate,
+    generate_patched,
+    judge_options,
+    judge_with_reasons,
+    patchable,
+    tokenized_requests,
+)
+from safetypin.intervene import ablated
+from safetypin.prompts import load_prompts
+from safetypin.report import write_report
+from safetypin.select import random_neurons, top_neurons
+from safetypin.stages._describe import describe_judge, describe_prompts
+from safetypin.stages._pair import Where, check_pair, load_neurons, load_subject
+from safetypin.stages._patch_config import PatchConfig
+from safetypin.stages._patch_metrics import Cell, describe_cells
+from safetypin.stages._progress import EVENTS_FILE, Reporter
+from safetypin.stages._run import Output, held
+from safetypin.stages._score_files import PROMPT_HASHES
+from safetypin.stages._series import Series
+from safetypin.stages._subject import Subject
+
+SCHEMA = 1
+Given = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One set that is put into one model.
+
+    Attributes:
+        arm: `contrast` or `random`.
+        direction: `patch`, the reference model takes the model's activations; or `ablate`, the
+            model's own are held at zero.
+        fraction: Share of all units that was asked for.
+        seed: Of a random set.
+    """
+
+    arm: str
+    direction: str
+    fraction: float
+    seed: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of its folder."""
+        drawn = "" if self.seed is None else f"-{self.seed}"
+        return f"{self.direction}-{self.arm}-{self.fraction:g}{drawn}"
+
+
+def patch_models(
+    config: PatchConfig, out: str | Path, *, reporter: Reporter | None = None
+) -> dict[str, Any]:
+    """Measure what share of the safety gap a set of units carries over, beside random sets.
+
+    Leaves `metrics.json` and `report.html` in `out`; a killed run goes on at its next batch.
+
+    Raises:
+        UserError: Bad input; nothing half-written is left under a final name.
+    """
+    out = Path(out)
+    loaded = load_prompts(config.attack, prompt_column=config.prompt_column)
+    asked = loaded.shuffled(config.seed).take(min(config.num_attack, len(loaded)))
+    reporter = reporter or Reporter(events=out / EVENTS_FILE, quiet=True)
+    with held(out), reporter.running():
+        return _Patching(config, Series(out, reporter), asked).run()
+
+
+class _Patching:
+    """The state of one run."""
+
+    def __init__(self, config: PatchConfig, series: Series, asked: PromptSet) -> None:
+        self.config, self.series, self.asked = config, series, asked
+        self.out = series.out
+
+    def run(self) -> dict[str, Any]:
+        """Answer with both models, then with every set."""
+        self.series.reporter.stage("loading the models")
+        where = Where(dtype=self.config.dtype, device=self.config.device)
+        self.safe = load_subject(self.config.model, where)
+        self.unsafe = load_subject(self.config.reference, where)
+        self.neurons = self._check()
+        plans = list(self._plans())
+        twice = sum(2 if plan.direction == "patch" else 1 for plan in plans)
+        self.series.reporter.expect((2 + twice) * self._units)
+        safe = self._baseline("safe", self.safe)
+        unsafe = self._baseline("unsafe", self.unsafe)
+        cells = [self._cell(plan) for plan in plans]
+        return self._finish(safe, unsafe, cells)
+
+    @property
+    def _units(self) -> float:
+        return float(len(self.asked) * self.config.max_new_tokens)
+
+    @property
+    def _how(self) -> Given:
+        names = ("max_new_tokens", "batch_size", "plain", "system")
+        return {name: getattr(self.config, name) for name in names}
+
+    def _check(self) -> NeuronSet:
+        config = self.config
+        neurons = load_neurons(config.neurons, self.safe, any_model=config.any_model)
+        check_pair(self.safe, self.unsafe, neurons.site)
+        patchable(self.unsafe.model, neurons)
+        tokenized_requests(
+            self.safe.model,
+            self.safe.tokenizer,
+            self.asked,
+            max_new_tokens=config.max_new_tokens,
+            plain=config.plain,
+            system=config.system,
+        )
+        scored = Path(config.neurons) / "neurons"
+        known = RunRecord.read(scored).result.get(PROMPT_HASHES, []) if scored.is_dir() else []
+        shared = sorted(set(known) & set(self.asked.hashes))
+        if shared and not config.allow_shared_prompts:
+            raise UserError(
+                f"{len(shared)} attack prompts are among those that the neurons were found on, "
+                f"first {self.asked.hashes[shared[0]][:60]!r}; use others, or allow it with "
+                "--allow-shared-prompts"
+            )
+        scores = Path(config.neurons) / "scores" / NEURON_SCORES_FILE
+        self.scores = read_neuron_scores(scores) if scores.exists() else None
+        return neurons
+
+    def _plans(self) -> Iterator[Plan]:
+        config = self.config
+        for direction, sizes in (("patch", config.fractions), ("ablate", config.ablate_fractions)):
+            for fraction in sorted(set(sizes)):
+                yield Plan(arm="contrast", direction=direction, fraction=fraction)
+                for seed in range(config.num_random if fraction < 1 else 0):
+                    yield Plan(arm="random", direction=direction, fraction=fraction, seed=seed)
+
+    def _set(self, plan: Plan) -> NeuronSet:
+        """Return the set of a plan: the top by rank, or as many random units in every layer."""
+        if self.scores is not None:
+            chosen = top_neurons(self.scores, plan.fraction)
+        elif plan.fraction == 1:
+            every = {name: members | True for name, members in self.neurons.tensors.items()}
+            chosen = dataclasses.replace(self.neurons, tensors=every)
+        else:
+            chosen = self.neurons  # a folder without scores has one set alone
+        return chosen if plan.seed is None else random_neurons(chosen, seed=plan.seed)
+
+    def _baseline(self, name: str, subject: Subject) -> RunRecord:
+        inputs = self._inputs(subject)
+
+        def compute(folder: Path) -> Output:
+            known, keep = _kept(folder, self.series.reporter, self.config.max_new_tokens)
+            answers = generate(
+                subject.model,
+                subject.tokenizer,
+                self.asked,
+                done=known,
+                on_batch=keep,
+                **self._how,
+            )
+            return self._judged(answers)
+
+        return self.series.run(name, inputs, compute, units=self._units)
+
+    def _inputs(self, *subjects: Subject) -> Given:
+        config = self.config
+        return {
+            "models": [subject.inputs for subject in subjects],
+            "prompts": self.asked.fingerprint,
+            "judge": config.judge,
+            "judge_options": list(config.judge_options),
+            **self._how,
+        }
+
+    def _judged(self, answers: list[Response]) -> Output:
+        options = judge_options(self.config.judge_options)
+        findings = judge_with_reasons(answers, self.config.judge, **options)
+        return Output({"verdicts": [f.verdict.value for f in findings]}, ["responses.jsonl"])
+
+    def _cell(self, plan: Plan) -> Cell:
+        neurons = self._set(plan)
+        subjects = (self.unsafe, self.safe) if plan.direction == "patch" else (self.safe,)
+        inputs = self._inputs(*subjects) | {"neurons": neurons.fingerprint}
+
+        def compute(folder: Path) -> Output:
+            known, keep = _kept(folder, self.series.reporter, self.config.max_new_tokens)
+            how = {"done": known, "on_batch": keep, **self._how}
+            first = subjects[0]
+            if plan.direction == "ablate":
+                with ablated(first.model, neurons):
+                    return self._judged(generate(first.model, first.tokenizer, self.asked, **how))
+            return self._judged(
+                generate_patched(
+                    first.model, self.safe.model, first.tokenizer, self.asked, neurons, **how
+                )
+            )
+
+        units = self._units * len(subjects)
+        record = self.series.run(plan.name, inputs, compute, units=units)
+        shared = 0 if plan.seed is None else (neurons & self._top(plan)).num_selected
+        return Cell(
+            arm=plan.arm,
+            direction=plan.direction,
+            fraction=plan.fraction,
+            seed=plan.seed,
+            num_selected=neurons.num_selected,
+            num_shared=shared,
+            verdicts=record.result["verdicts"],
+        )
+
+    def _top(self, plan: Plan) -> NeuronSet:
+        return self._set(dataclasses.replace(plan, arm="contrast", seed=None))
+
+    def _finish(self, safe: RunRecord, unsafe: RunRecord, cells: list[Cell]) -> dict[str, Any]:
+        config = self.config
+        found = {
+            "schema": SCHEMA,
+            "kind": "patch",
+            "safetypin": version("safetypin"),
+            "settings": config.model_dump(mode="json"),
+            "safe_id": self.safe.identity,
+            "unsafe_id": self.unsafe.identity,
+            "site": self.neurons.site,
+            "num_units": self.neurons.num_units,
+            "judge": describe_judge(config.judge, config.max_new_tokens),
+            "prompts": describe_prompts({"attack": self.asked}, {"attack": config.attack}),
+            **describe_cells(
+                safe.result["verdicts"],
+                unsafe.result["verdicts"],
+                cells,
+                max_degenerate=config.max_degenerate,
+            ),
+            "run": self.series.describe(),
+        }
+        write_json(self.out / "metrics.json", found)
+        write_report(self.out)
+        self.series.reporter.finish()
+        return found
+
+
+def _kept(folder: Path, reporter: Reporter, num_tokens: int) -> tuple[dict[int, Response], Any]:
+    """Return the answers that a killed run left, and what keeps new ones."""
+    path = folder / "responses.jsonl"
+    known = {row["index"]: Response(**row["response"]) for row in read_lines(path)}
+    reporter.advance(len(known) * num_tokens, reused=True)
+
+    def keep(indices: list[int], responses: list[Response]) -> None:
+        for index, response in zip(indices, responses, strict=True):
+            append_line(path, {"index": index, "response": dataclasses.asdict(response)})
+        reporter.advance(len(indices) * num_tokens)
+
+    return known, keep

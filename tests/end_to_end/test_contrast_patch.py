@@ -1,0 +1,255 @@
+"""Contrast and patch on the tiny pair: from the command line to the pages."""
+
+import json
+import re
+import shutil
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from safetypin.artifacts import ArtifactMismatchError, NeuronSet, UserError, inputs_hash, load, save
+from safetypin.cli import app
+from safetypin.models import load_model
+from safetypin.report import write_report
+from safetypin.stages import (
+    contrast_models,
+    make_contrast_config,
+    make_patch_config,
+    patch_models,
+)
+from safetypin.stages._run import PARTIAL_FILE
+
+
+def run(*words):
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+@pytest.fixture(scope="module")
+def pair(place):
+    return {"model": str(place / "model"), "reference": str(place / "unaligned")}
+
+
+@pytest.fixture(scope="module")
+def contrasted(place, pair, tmp_path_factory):
+    out = tmp_path_factory.mktemp("contrast") / "out"
+    ended = run(
+        "contrast", pair["model"], "--reference", pair["reference"], "--prompts",
+        place / "safety.jsonl", "--num-prompts", 16, "--max-new-tokens", 10, "--fraction", 0.1,
+        "--device", "cpu", "--out", out, "-q",
+    )  # fmt: skip
+    assert ended.exit_code == 0, (ended.output, ended.exception)
+    return out
+
+
+@pytest.fixture(scope="module")
+def patched(place, pair, contrasted, tmp_path_factory):
+    out = tmp_path_factory.mktemp("patch") / "out"
+    ended = run(
+        "patch", pair["model"], "--reference", pair["reference"], "--neurons", contrasted,
+        "--attack", place / "attack.jsonl", "--num-attack", 12, "--max-new-tokens", 10,
+        "--fractions", "0.1,1", "--ablate-fractions", "0.1", "--num-random", 2,
+        "--device", "cpu", "--out", out, "-q",
+    )  # fmt: skip
+    assert ended.exit_code == 0, (ended.output, ended.exception)
+    return out
+
+
+def metrics_of(folder):
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def test_a_contrast_leaves_scores_a_set_numbers_and_a_page(contrasted):
+    neurons, scores = load(contrasted / "neurons"), load(contrasted / "scores")
+    assert isinstance(neurons, NeuronSet)
+    assert neurons.num_selected == round(0.1 * 128) == metrics_of(contrasted)["set"]["num_selected"]
+    assert scores.reference_id == neurons.reference_id
+    page = (contrasted / "report.html").read_text()
+    for words in ("13 neurons", "Where the set is", "Repeatable"):
+        assert words in page
+    assert "<image" in page
+    assert "http://" not in re.sub(r"http://www\.w3\.org\S+", "", page)
+
+
+def test_the_same_numbers_give_the_same_page(contrasted, patched):
+    for folder in (contrasted, patched):
+        before = (folder / "report.html").read_bytes()
+        assert run("report", folder).exit_code == 0
+        assert (folder / "report.html").read_bytes() == before
+
+
+def test_a_second_run_takes_what_is_there(contrasted, pair, place):
+    config = metrics_of(contrasted)["settings"]
+    found = contrast_models(make_contrast_config(config.pop("model"), config), contrasted)
+    assert all(stage["reused"] for stage in found["run"]["stages"])
+
+
+def test_one_model_after_the_other_gives_the_same_set(contrasted, tmp_path):
+    config = metrics_of(contrasted)["settings"] | {"one_at_a_time": True}
+    contrast_models(make_contrast_config(config.pop("model"), config), tmp_path / "out")
+    apart, both = load(tmp_path / "out/neurons"), load(contrasted / "neurons")
+    assert apart.fingerprint == both.fingerprint
+    assert not (tmp_path / "out/scores/.activations").exists()
+
+
+def test_patching_every_neuron_and_random_sets_are_on_the_curve(patched):
+    found = metrics_of(patched)
+    cells = {(c["direction"], c["arm"], c["fraction"], c["seed"]): c for c in found["cells"]}
+    assert len(cells) == 1 + 2 + 1 + 1 + 2
+    assert found["unsafe"]["asr"]["value"] > 0.8
+    assert found["safe"]["asr"]["value"] < 0.2
+    own, drawn = cells["patch", "contrast", 0.1, None], cells["patch", "random", 0.1, 0]
+    assert own["num_selected"] == drawn["num_selected"]
+    assert cells["patch", "contrast", 1.0, None]["num_selected"] == found["num_units"]
+    assert found["verdict"]["answer"] in {"cause", "no more than random", "undecided"}
+    page = (patched / "report.html").read_text()
+    for words in ("Recovery against size", "The other direction", "All units patched"):
+        assert words in page
+
+
+def test_patching_goes_on_where_it_was_killed(patched, tmp_path):
+    shutil.copytree(patched, tmp_path / "out")
+    cut = tmp_path / "out/patch-contrast-1"
+    inputs = json.loads((cut / "run.json").read_text())["inputs"]
+    (cut / "run.json").unlink()
+    mark = inputs_hash({"stage": "patch-contrast-1", **inputs})
+    (cut / PARTIAL_FILE).write_text(mark)
+    lines = (cut / "responses.jsonl").read_text().splitlines(keepends=True)
+    (cut / "responses.jsonl").write_text("".join(lines[:5]) + lines[5][:9])
+    config = metrics_of(patched)["settings"]
+    found = patch_models(make_patch_config(config.pop("model"), config), tmp_path / "out")
+    fresh = [stage["name"] for stage in found["run"]["stages"] if not stage["reused"]]
+    assert fresh == ["patch-contrast-1"]
+    assert found["cells"] == metrics_of(patched)["cells"]
+
+
+def test_prompts_that_the_neurons_were_found_on_are_refused(patched, place, tmp_path):
+    config = metrics_of(patched)["settings"] | {"attack": str(place / "safety.jsonl")}
+    with pytest.raises(UserError, match="are among those that the neurons were found on"):
+        patch_models(make_patch_config(config.pop("model"), config), tmp_path / "out")
+
+
+def test_a_set_of_another_model_and_an_empty_one_are_refused(patched, contrasted, tmp_path):
+    neurons = load(contrasted / "neurons")
+    other = NeuronSet(tensors=neurons.tensors, model_id="other#123")
+    save(other, tmp_path / "other")
+    empty = NeuronSet(
+        tensors={n: m & False for n, m in neurons.tensors.items()}, model_id=neurons.model_id
+    )
+    save(empty, tmp_path / "empty")
+    save(load(contrasted / "scores"), tmp_path / "scores")
+    config = metrics_of(patched)["settings"]
+    for name, kind, said in (
+        ("other", ArtifactMismatchError, "are of other#123, the model is"),
+        ("empty", UserError, "is empty"),
+        ("scores", UserError, "holds no set of neurons"),
+        ("nowhere", UserError, "no folder"),
+    ):
+        given = config | {"neurons": str(tmp_path / name)}
+        with pytest.raises(kind, match=said):
+            patch_models(make_patch_config(given.pop("model"), given), tmp_path / "out")
+
+
+def test_a_pair_with_other_tokens_is_refused_with_what_differs(place, pair, tmp_path):
+    changed = tmp_path / "model"
+    shutil.copytree(pair["reference"], changed)
+    model, tokenizer = load_model(str(changed), device="cpu")
+    words = json.loads((changed / "tokenizer.json").read_text())
+    vocabulary = words["model"]["vocab"]
+    vocabulary["noun1"], vocabulary["noun2"] = vocabulary["noun2"], vocabulary["noun1"]
+    (changed / "tokenizer.json").write_text(json.dumps(words))
+    config = make_contrast_config(pair["model"], {"reference": str(changed), "num_prompts": 4})
+    with pytest.raises(ArtifactMismatchError, match="differ in 2 tokens, first 'noun1'"):
+        contrast_models(config, tmp_path / "out")
+    assert len(tokenizer) == model.config.vocab_size
+
+
+def test_a_pair_of_other_shape_is_refused_with_what_differs(place, pair, tmp_path):
+    from transformers import LlamaForCausalLM
+
+    model, tokenizer = load_model(pair["reference"], device="cpu")
+    model.config.num_hidden_layers = 3
+    LlamaForCausalLM(model.config).save_pretrained(tmp_path / "deep")
+    tokenizer.save_pretrained(tmp_path / "deep")
+    options = {"reference": str(tmp_path / "deep"), "prompts": str(place / "safety.jsonl")}
+    config = make_contrast_config(pair["model"], {**options, "num_prompts": 4})
+    with pytest.raises(ArtifactMismatchError, match="differ in their layers: 2 and 3"):
+        contrast_models(config, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, "no reference was given; name the unaligned model with --reference"),
+        ({"reference": "x", "adapter_off": True}, "--adapter-off makes the reference"),
+        ({"method": "ablation", "reference": "x"}, "the ablation effect is of one model"),
+        ({"reference": "x", "foundation": "y"}, "--foundation belongs to --method ablation"),
+        ({"reference": "x", "fraction": 5}, "fraction must be between 0 and 1, got 5; 5 % is 0.05"),
+        ({"reference": "x", "site": "query"}, "site 'query' is unknown"),
+        ({"reference": "x", "scael": "free"}, "unknown key 'scael'; did you mean scale"),
+    ],
+)
+def test_settings_that_make_no_contrast_are_errors(options, said):
+    with pytest.raises(UserError, match=re.escape(said)):
+        make_contrast_config("m", options)
+
+
+def test_settings_that_make_no_patching_are_errors():
+    for options, said in (
+        ({"neurons": "x"}, "no reference was given"),
+        ({"reference": "x"}, "no neurons was given"),
+        ({"neurons": "x", "reference": "y", "fractions": (5.0,)}, "at most 1, got 5; 5 % is 0.05"),
+    ):
+        with pytest.raises(UserError, match=said):
+            make_patch_config("m", options)
+
+
+def test_ablation_effects_intersect_over_prompts_and_lose_foundation_units(place, pair, tmp_path):
+    options = {
+        "method": "ablation", "counted": "prompt", "prompts": str(place / "safety.jsonl"),
+        "num_prompts": 8, "fraction": 0.5, "group": "layer",
+        "foundation": str(place / "text.jsonl"),
+        "foundation_fraction": 0.3, "device": "cpu",
+    }  # fmt: skip
+    found = contrast_models(make_contrast_config(pair["model"], options), tmp_path / "out")
+    chosen = found["set"]
+    assert 0 < chosen["num_selected"] <= chosen["num_common"] < 64
+    foundation = load_foundation(tmp_path / "out")
+    assert (load(tmp_path / "out/neurons") & foundation).num_selected == 0
+    page = write_report(tmp_path / "out").read_text()
+    assert "Ablation effects in" in page
+    options |= {"site": "query", "foundation": None}
+    by_query = contrast_models(make_contrast_config(pair["model"], options), tmp_path / "query")
+    assert by_query["set"]["site"] == "query"
+
+
+def load_foundation(out):
+    from safetypin.artifacts import read_neurons
+
+    return read_neurons(out / "scores" / "foundation.neurons.safetensors")
+
+
+def test_an_adapter_on_and_off_is_contrasted_with_one_set_of_weights(place, pair, tmp_path):
+    import warnings
+
+    from peft import LoraConfig, get_peft_model
+
+    model, tokenizer = load_model(pair["reference"], device="cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(0)
+        config = LoraConfig(r=2, target_modules=["up_proj"], init_lora_weights=False)
+        both = get_peft_model(model, config)
+        both.peft_config["default"].base_model_name_or_path = pair["reference"]
+        both.save_pretrained(tmp_path / "adapter")
+    options = {
+        "adapter_off": True, "prompts": str(place / "safety.jsonl"), "num_prompts": 4,
+        "max_new_tokens": 4, "device": "cpu",
+    }  # fmt: skip
+    adapter = str(tmp_path / "adapter")
+    found = contrast_models(make_contrast_config(adapter, options), tmp_path / "out")
+    base = load_model(pair["reference"], device="cpu")[0]
+    from safetypin.models import model_fingerprint
+
+    assert found["reference_id"].endswith(model_fingerprint(base))
+    assert tokenizer is not None

@@ -1,0 +1,442 @@
+"""A guard on the tiny model: fitted, used, served, and refused where it does not belong."""
+
+import json
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx2
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from end_to_end import tiny
+from safetypin.artifacts import ArtifactMismatchError, DamagedArtifactError, UserError
+from safetypin.cli import app
+from safetypin.models import blocks, load_model
+from safetypin.predict import Guard, GuardedGenerator, Labelled
+from safetypin.prompts import load_prompts
+from safetypin.stages import contrast_models, fit_guard, make_contrast_config, make_guard_config
+
+
+def run(*words, **options):
+    return CliRunner().invoke(app, [str(word) for word in words], **options)
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    """Unsafe and safe prompts that differ in one word, by topic; and of another source."""
+    folder, generator = tmp_path_factory.mktemp("guard-sets"), random.Random(11)
+    files = {}
+    for name, verb, salt in (
+        ("unsafe", "hurt", 0), ("safe", "greet", 0), ("other_unsafe", "hurt", 1),
+        ("other_safe", "paint", 1),
+    ):  # fmt: skip
+        rows = [
+            {"prompt": tiny.request(verb, generator), "topic": f"{salt} {i // 2}"}
+            for i in range(40)
+        ]
+        files[name] = write(folder / f"{name}.jsonl", rows)
+    return files
+
+
+@pytest.fixture(scope="module")
+def contrasted(place, tmp_path_factory):
+    out = tmp_path_factory.mktemp("guard-contrast") / "out"
+    options = {
+        "reference": str(place / "unaligned"), "prompts": str(place / "safety.jsonl"),
+        "num_prompts": 8, "counted": "prompt", "fraction": 0.1, "device": "cpu",
+    }  # fmt: skip
+    contrast_models(make_contrast_config(str(place / "model"), options), out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def fitted(place, sets, contrasted, tmp_path_factory):
+    out = tmp_path_factory.mktemp("guard") / "out"
+    words = [part for name, file in sets.items() for part in (f"--{name.replace('_', '-')}", file)]
+    ended = run(
+        "guard", "fit", "--model", place / "model", "--neurons", contrasted, *words,
+        "--num-random", 2, "--device", "cpu", "--out", out, "-q",
+    )  # fmt: skip
+    assert ended.exit_code == 0, (ended.output, ended.exception)
+    return out
+
+
+@pytest.fixture(scope="module")
+def guard(place, fitted):
+    model, tokenizer = load_model(str(place / "model"), device="cpu")
+    return Guard.load(fitted, model, tokenizer)
+
+
+def metrics_of(folder):
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def test_the_table_has_every_set_and_every_baseline_on_the_same_split(fitted):
+    found = metrics_of(fitted)
+    kinds = {(row["features"], row["classifier"], row["seed"]) for row in found["rows"]}
+    for classifier in ("logistic", "svm"):
+        for features, seed in (
+            ("contrast", None),
+            ("random", 0),
+            ("random", 1),
+            ("pca", None),
+            ("all", None),
+        ):
+            assert (features, classifier, seed) in kinds
+    for name in ("tfidf-char", "tfidf-word", "length", "majority"):
+        assert (name, "logistic", None) in kinds
+    for row in found["rows"]:
+        for part, size in (("test", found["data"]["num_test"]), ("other", 80)):
+            assert sum(map(sum, row[part]["confusion"])) == size
+            assert row[part]["accuracy"]["num_judged"] == size
+    majority = next(row for row in found["rows"] if row["features"] == "majority")
+    assert majority["test"]["roc_auc"]["value"] == 0.5
+    best = max(row["test"]["accuracy"]["value"] for row in found["rows"] if row["num_units"])
+    assert best > 0.9
+    assert found["data"]["easy"], "one word tells the two sets apart"
+
+
+def test_the_page_says_which_kind_of_set_it_is(fitted):
+    page = (fitted / "report.html").read_text()
+    for words in ("This is an easy set", "Contrast units against the others", "Calibration"):
+        assert words in page
+    before = (fitted / "report.html").read_bytes()
+    assert run("report", fitted).exit_code == 0
+    assert (fitted / "report.html").read_bytes() == before
+
+
+def test_no_topic_is_both_in_training_and_in_test(place, sets):
+    from safetypin.predict import labelled, split_groups
+
+    data = labelled(load_prompts(sets["unsafe"]), load_prompts(sets["safe"]))
+    train, test = split_groups(data, 0.3, 0)
+    assert not set(train.groups) & set(test.groups)
+    assert len(train) + len(test) == 80
+    assert isinstance(train, Labelled)
+    assert data.num_topics == 20
+
+
+def test_a_second_fit_takes_what_is_there(fitted, place):
+    settings = metrics_of(fitted)["settings"]
+    found = fit_guard(make_guard_config(settings.pop("model"), settings), fitted)
+    assert all(stage["reused"] for stage in found["run"]["stages"])
+
+
+def test_a_loaded_guard_gives_the_probabilities_it_was_measured_with(fitted, guard, sets, place):
+    from safetypin.predict import labelled, split_groups
+
+    data = labelled(load_prompts(sets["unsafe"]), load_prompts(sets["safe"]))
+    _, test = split_groups(data, 0.3, 0)
+    chances = guard.predict_proba(test.texts)
+    row = metrics_of(fitted)["rows"][0]
+    correct = [
+        int((c >= 0.5) == bool(label)) for c, label in zip(chances, test.labels, strict=True)
+    ]
+    assert correct == row["test"]["correct"]
+    one_by_one = [float(guard.predict_proba([text])[0]) for text in test.texts[:6]]
+    np.testing.assert_allclose(one_by_one, chances[:6], rtol=1e-4, atol=1e-6)
+    assert guard.predict_proba([]).shape == (0,)
+
+
+def test_a_prompt_is_read_no_further_than_the_last_layer_that_counts(guard):
+    calls = []
+    handles = [
+        block.register_forward_hook(lambda *_, i=i: calls.append(i))
+        for i, block in enumerate(blocks(guard.model))
+    ]
+    heads = guard.model.lm_head.register_forward_hook(lambda *_: calls.append("head"))
+    import dataclasses
+
+    first = {name: index for name, index in guard.rule.units.items() if ".0." in name}
+    assert first
+    width = len(next(iter(first.values())))
+    linear = dataclasses.replace(
+        guard.rule.linear,
+        **{n: getattr(guard.rule.linear, n)[:width] for n in ("mean", "scale", "weights")},
+    )
+    rule = dataclasses.replace(guard.rule, units=first, linear=linear)
+    Guard(rule, guard.model, guard.tokenizer).predict_proba(["please hurt the noun1"])
+    for handle in (*handles, heads):
+        handle.remove()
+    assert calls == [0]
+
+
+def test_scores_come_as_json_lines_from_arguments_files_and_stdin(fitted, sets):
+    texts = ["please hurt the noun1 noun2 noun3", "please greet the noun1 noun2 noun3"]
+    rows = [
+        json.loads(line)
+        for line in run("guard", "score", fitted, *texts, "--device", "cpu").stdout.splitlines()
+    ]
+    assert [row["text"] for row in rows] == texts
+    assert [row["unsafe"] for row in rows] == [True, False]
+    lines = f"{texts[0]}\n\n{json.dumps({'prompt': texts[1]})}\n"
+    piped = run("guard", "score", fitted, "--device", "cpu", input=lines)
+    assert [json.loads(line) for line in piped.stdout.splitlines()] == rows
+    of_file = run("guard", "score", fitted, "--file", sets["safe"], "--device", "cpu")
+    assert len(of_file.stdout.splitlines()) == 40
+    bad = run("guard", "score", fitted, "--device", "cpu", input='{"text": 1\n')
+    assert isinstance(bad.exception, UserError)
+    assert "no JSON object with 'prompt'" in str(bad.exception)
+
+
+def test_it_is_measured_on_other_data_and_never_on_its_own(fitted, sets, tmp_path):
+    rows = [
+        {"prompt": p.text, "label": label}
+        for name, label in (("other_unsafe", "unsafe"), ("other_safe", "0"))
+        for p in load_prompts(sets[name])
+    ]
+    data = write(tmp_path / "data.jsonl", rows)
+    ended = run("guard", "evaluate", fitted, "--data", data, "--device", "cpu")
+    assert ended.exit_code == 0, ended.exception
+    found = json.loads(ended.stdout)
+    assert found["num_prompts"] == 80
+    assert found["at_half"]["accuracy"]["value"] > 0.8
+    own = run(
+        "guard",
+        "evaluate",
+        fitted,
+        "--unsafe",
+        sets["unsafe"],
+        "--safe",
+        sets["safe"],
+        "--device",
+        "cpu",
+    )
+    assert "prompts leak" in str(own.exception)
+    wrong = write(tmp_path / "wrong.jsonl", [{"prompt": "x", "label": "maybe"}])
+    ended = run("guard", "evaluate", fitted, "--data", wrong, "--device", "cpu")
+    assert "has the label 'maybe'; write unsafe or safe" in str(ended.exception)
+    one = write(tmp_path / "one.jsonl", [{"prompt": "x", "label": "safe"}])
+    ended = run("guard", "evaluate", fitted, "--data", one, "--device", "cpu")
+    assert "has no unsafe prompt" in str(ended.exception)
+    assert "no data was given" in str(run("guard", "evaluate", fitted).exception)
+
+
+def test_a_guarded_model_refuses_before_a_token_is_generated(guard):
+    generator = GuardedGenerator(guard.model, guard, 0.5)
+    prompts = ["please hurt the noun4 noun5 noun6", "please greet the noun4 noun5 noun6"]
+    calls = []
+    handle = guard.model.lm_head.register_forward_hook(lambda *_: calls.append(1))
+    refused, answered = generator.generate(prompts, max_new_tokens=5)
+    assert refused.text == generator.refusal
+    assert answered.num_tokens > 0
+    assert generator(prompts[0])[0]["generated_text"] == generator.refusal
+    calls.clear()
+    generator.generate(prompts[:1])
+    assert calls == []
+    handle.remove()
+    with pytest.raises(UserError, match=r"threshold must be in \[0, 1\], got 5"):
+        GuardedGenerator(guard.model, guard, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "the prompt is empty"),
+        ("  \n", "the prompt is empty"),
+        ("a " * 50_000, "has 100,000 characters, the limit is 20,000"),
+        ("noun1 " * 200, "the model's window has 64"),
+    ],
+)
+def test_prompts_that_cannot_be_judged_are_errors(guard, text, said):
+    with pytest.raises(UserError, match=said):
+        guard.predict_proba([text])
+
+
+def test_a_guard_of_another_model_is_refused(place, fitted):
+    model, tokenizer = load_model(str(place / "unaligned"), device="cpu")
+    with pytest.raises(ArtifactMismatchError, match="a guard reads the activations of its own"):
+        Guard.load(fitted, model, tokenizer)
+    ended = run("guard", "score", fitted, "x", "--model", place / "unaligned", "--device", "cpu")
+    assert isinstance(ended.exception, ArtifactMismatchError)
+
+
+@pytest.mark.parametrize("name", ["guard/guard.safetensors", "guard/run.json"])
+def test_a_guard_that_was_changed_is_refused(fitted, tmp_path, place, name):
+    import shutil
+
+    shutil.copytree(fitted, tmp_path / "out")
+    path = tmp_path / "out" / name
+    content = path.read_bytes()
+    path.write_bytes(
+        content[:-5] + b"00000" if name.endswith("tensors") else content.replace(b"0.05", b"0.06")
+    )
+    model, tokenizer = load_model(str(place / "model"), device="cpu")
+    with pytest.raises(DamagedArtifactError, match="changed since it was written"):
+        Guard.load(tmp_path / "out", model, tokenizer)
+
+
+def test_features_that_were_cut_short_are_refused_and_read_anew(fitted, tmp_path):
+    import shutil
+
+    shutil.copytree(fitted, tmp_path / "out")
+    path = tmp_path / "out/features/features.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    settings = metrics_of(fitted)["settings"]
+    with pytest.raises(DamagedArtifactError, match="changed since it was written"):
+        fit_guard(make_guard_config(settings.pop("model"), settings), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"safe": "unsafe"}, "labelled both unsafe and safe"),
+        ({"other_unsafe": "unsafe"}, "leak: they are among the"),
+        ({"other_safe": None}, "needs both --other-unsafe and --other-safe"),
+        ({"features": "best"}, "features 'best' is unknown"),
+        ({"false_positive_rate": 1.0}, "false_positive_rate"),
+        ({"test_fraction": 30.0}, "30 % is 0.3"),
+    ],
+)
+def test_data_and_settings_that_make_no_guard_are_errors(
+    sets, contrasted, place, tmp_path, change, said
+):
+    options = {**sets, "neurons": str(contrasted), "device": "cpu"}
+    options |= {name: sets.get(value, value) for name, value in change.items()}
+    options = {name: value for name, value in options.items() if value is not None}
+    with pytest.raises(UserError, match=re.escape(said)):
+        fit_guard(make_guard_config(str(place / "model"), options), tmp_path / "out")
+
+
+def test_one_class_alone_is_an_error(sets, contrasted, place, tmp_path):
+    alone = write(tmp_path / "one.jsonl", [{"prompt": "please greet the noun9"}])
+    options = {"unsafe": sets["unsafe"], "safe": alone, "neurons": str(contrasted)}
+    with pytest.raises(UserError, match="has 1 safe prompts; a guard needs both"):
+        fit_guard(make_guard_config(str(place / "model"), options), tmp_path / "out")
+
+
+def test_prompts_that_the_neurons_were_found_on_are_a_leak(sets, contrasted, place, tmp_path):
+    options = {
+        "unsafe": str(place / "safety.jsonl"), "safe": sets["safe"], "neurons": str(contrasted),
+        "device": "cpu",
+    }  # fmt: skip
+    with pytest.raises(UserError, match="the neurons were found on them"):
+        fit_guard(make_guard_config(str(place / "model"), options), tmp_path / "out")
+
+
+# --- serving
+
+
+@pytest.fixture(scope="module")
+def server(fitted):
+    """The address of a guard that is served by the command."""
+    program = [sys.executable, "-m", "safetypin", "guard", "serve", str(fitted), "--port", "0"]
+    process = subprocess.Popen(
+        [*program, "--device", "cpu", "--max-bytes", "20000"], stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    line = process.stdout.readline()
+    found = re.search(r"listening on (\S+):(\d+)", line)
+    if found is None:
+        said = line + process.communicate(timeout=60)[0]
+        pytest.fail(f"the server did not start: {said}")
+    yield f"http://{found[1]}:{found[2]}", process
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=20)
+    process.stdout.close()
+
+
+def test_thirty_two_clients_at_once_all_get_their_own_answers(server, guard):
+    address, _ = server
+    verbs = ("hurt", "greet")
+    texts = [f"please {verbs[i % 2]} the noun{i % 40} noun{(i * 7) % 40}" for i in range(32 * 8)]
+    expected = guard.predict_proba(texts)
+
+    def ask(client_number):
+        with httpx2.Client(timeout=60) as client:
+            answers = []
+            for i in range(client_number, len(texts), 32):
+                reply = client.post(f"{address}/score", json={"text": texts[i]})
+                assert reply.status_code == 200, reply.text
+                answers.append((i, reply.json()["results"][0]))
+            return answers
+
+    with ThreadPoolExecutor(32) as pool:
+        found = [answer for answers in pool.map(ask, range(32)) for answer in answers]
+    assert len(found) == len(texts)
+    for index, answer in found:
+        assert answer["probability"] == pytest.approx(expected[index], rel=1e-3, abs=1e-5)
+        assert answer["unsafe"] == (answer["probability"] >= guard.threshold)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        (b'{"text": ', 400, "no JSON"),
+        (b"\xff\xfe", 400, "no JSON"),
+        (b'["x"]', 400, 'needs "text"'),
+        (b'{"text": 3}', 400, 'needs "text"'),
+        (b'{"texts": []}', 400, "send 1 to 256 texts"),
+        (b'{"text": " "}', 400, "the prompt is empty"),
+        (b'{"text": "\\ud800"}', 400, "surrogates"),
+        (b'{"text": "%s"}' % (b"a" * 30_000), 413, "larger than 20,000 bytes"),
+    ],
+)
+def test_bad_requests_are_told_what_is_wrong(server, body, status, said):
+    reply = httpx2.post(f"{server[0]}/score", content=body, timeout=30)
+    assert reply.status_code == status
+    assert said in reply.json()["error"]
+
+
+def test_one_prompt_that_does_not_fit_fails_alone(server):
+    address, _ = server
+    long = {"text": "noun1 " * 100}
+    with ThreadPoolExecutor(4) as pool:
+        bodies = [long, {"text": "please greet the noun1"}, long, {"text": "please hurt the noun2"}]
+        replies = list(
+            pool.map(lambda b: httpx2.post(f"{address}/score", json=b, timeout=30), bodies)
+        )
+    assert [reply.status_code for reply in replies] == [422, 200, 422, 200]
+    assert "the model's window has 64" in replies[0].json()["error"]
+    assert httpx2.get(f"{address}/health", timeout=30).json()["status"] == "ok"
+
+
+def test_the_server_stops_gracefully_and_answers_what_is_under_way(server):
+    address, process = server
+    replies = []
+
+    def ask():
+        body = {"texts": [f"please greet the noun{i % 40}" for i in range(200)]}
+        replies.append(httpx2.post(f"{address}/score", json=body, timeout=60).status_code)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    for thread in threads:
+        thread.join()
+    assert process.wait(timeout=30) in (0, -signal.SIGTERM)
+    assert replies == [200, 200, 200]
+
+
+def test_a_full_queue_is_said_and_a_taken_port_too(guard):
+    import asyncio
+    import socket
+
+    from safetypin.predict._serve import Batcher, Limits, Refused, serve_app
+
+    async def overfill():
+        batcher = Batcher(guard, Limits(queue_size=2))
+        await batcher.score(["please greet the noun1"] * 3)
+
+    with pytest.raises(Refused, match="too many prompts are waiting") as refused:
+        asyncio.run(overfill())
+    assert refused.value.status == 503
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"cannot listen on 127.0.0.1:{port}"):
+            serve_app(guard, Limits(), host="127.0.0.1", port=port, say=print)

@@ -1,0 +1,51 @@
+"""SN-Tune and RSN-Tune from the command's settings: only the weights of the neurons move."""
+
+import pytest
+import torch
+
+from safetypin.artifacts import ArtifactMismatchError, NeuronSet, UserError, load, save
+from safetypin.models import load_model, neuron_weights
+from safetypin.stages import contrast_models, make_contrast_config, tune
+
+
+@pytest.fixture(scope="module")
+def neurons(place, tmp_path_factory):
+    """A set with foundation neurons taken out, as `contrast --method ablation` leaves it."""
+    out = tmp_path_factory.mktemp("neurons") / "out"
+    options = {
+        "method": "ablation", "counted": "prompt", "prompts": str(place / "safety.jsonl"),
+        "num_prompts": 6, "fraction": 0.5, "group": "layer", "device": "cpu",
+        "foundation": str(place / "text.jsonl"), "foundation_fraction": 0.3,
+    }  # fmt: skip
+    contrast_models(make_contrast_config(str(place / "model"), options), out)
+    return out
+
+
+@pytest.mark.parametrize("protect", ["sn-tune", "rsn-tune"])
+def test_only_the_weights_of_the_neurons_move(protect, neurons, tune_settings, place, tmp_path):
+    config = tune_settings(protect=protect, mask=str(neurons))
+    found = tune(config, tmp_path / "out")
+    assert found["set"]["source"] == "contrast"
+    model = load_model(str(place / "model"), dtype="float32", device="cpu")[0]
+    tuned = load_model(str(tmp_path / "out/training/model"), dtype="float32", device="cpu")[0]
+    mask = neuron_weights(model, load(neurons / "neurons"))
+    for name, value in tuned.named_parameters():
+        before = model.get_parameter(name)
+        members = mask.tensors.get(name, torch.zeros_like(before, dtype=torch.bool))
+        assert torch.equal(value[~members], before[~members]), name
+    assert any(
+        not torch.equal(tuned.get_parameter(name)[m], model.get_parameter(name)[m])
+        for name, m in mask.tensors.items()
+    )
+
+
+def test_a_set_with_foundation_neurons_or_of_another_model_is_refused(
+    neurons, tune_settings, tmp_path
+):
+    plain = load(neurons / "neurons")
+    save(plain, tmp_path / "plain")
+    with pytest.raises(UserError, match="none were taken out of the set in"):
+        tune(tune_settings(protect="rsn-tune", mask=str(tmp_path / "plain")), tmp_path / "out")
+    save(NeuronSet(tensors=plain.tensors, model_id="x#9"), tmp_path / "other")
+    with pytest.raises(ArtifactMismatchError, match="are of x#9, the model is"):
+        tune(tune_settings(protect="sn-tune", mask=str(tmp_path / "other")), tmp_path / "out2")

@@ -1,0 +1,252 @@
+"""The parts of a guard by themselves: fits, measures, splits, features, feature files."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.svm import LinearSVC
+
+from conftest import CONFIGS, build
+from safetypin.artifacts import DamagedArtifactError, Prompt, PromptSet, UserError
+from safetypin.hooks import read_units
+from safetypin.models import unit_sites
+from safetypin.predict import (
+    Features,
+    Reading,
+    baseline_scores,
+    check_leaks,
+    fit_linear,
+    labelled,
+    measures,
+    read_features,
+    split_groups,
+    threshold_at,
+    write_features,
+)
+from safetypin.predict._linear import _fit, _moments, _rotated, _unrotated
+from safetypin.predict._measures import areas
+
+ROWS = [[3 + (i * 7 + j) % 50 for j in range(2 + i % 5)] for i in range(9)]
+
+
+def problem(num_prompts=40, num_units=300, seed=0):
+    random = np.random.default_rng(seed)
+    labels = np.arange(num_prompts) % 2
+    features = random.normal(size=(num_prompts, num_units)).astype(np.float32) * 5 + 3
+    features[:, :10] += 9 * labels[:, None]
+    return features, labels.tolist(), [str(i) for i in range(num_prompts)]
+
+
+@pytest.mark.parametrize("kind", ["logistic", "svm"])
+def test_the_fit_in_the_span_of_the_examples_is_the_fit_over_all_features(kind):
+    features, labels, _ = problem()
+    mean, scale = _moments(features)
+    rotated, back = _rotated(features, mean, scale)
+    weights, bias = _fit(rotated, np.asarray(labels), kind, 0.01)
+    found = _unrotated(features, mean, scale, back @ weights)
+    whole = (features - mean) / scale
+    if kind == "svm":
+        direct = LinearSVC(C=0.01, max_iter=100_000, tol=1e-8, dual="auto")
+    else:
+        direct = LogisticRegression(C=0.01, max_iter=10_000, tol=1e-8)
+    direct.fit(whole, labels)
+    np.testing.assert_allclose(whole @ found + bias, direct.decision_function(whole), atol=2e-2)
+    np.testing.assert_allclose(found, direct.coef_[0], atol=2e-3)
+
+
+@pytest.mark.parametrize("pca", [False, True])
+def test_what_was_fitted_tells_new_prompts_apart(pca):
+    features, labels, groups = problem()
+    fitted = fit_linear(features, labels, groups, pca=pca)
+    fresh, truth, _ = problem(seed=1)
+    chances = fitted.probability(fitted.decide(fresh))
+    assert roc_auc_score(truth, chances) > 0.9
+    assert ((chances >= 0) & (chances <= 1)).all()
+    assert (fitted.num_components is not None) == pca
+    assert len(fitted.held_out) == len(labels)
+
+
+def test_features_that_mean_nothing_have_no_certain_probabilities():
+    random = np.random.default_rng(3)
+    features = random.normal(size=(60, 500)).astype(np.float32)
+    labels = (np.arange(60) % 2).tolist()
+    fitted = fit_linear(features, labels, [str(i) for i in range(60)])
+    fresh = random.normal(size=(200, 500)).astype(np.float32)
+    chances = fitted.probability(fitted.decide(fresh))
+    assert np.abs(chances - 0.5).mean() < 0.25
+
+
+def test_a_unit_that_never_changes_counts_for_nothing():
+    features, labels, groups = problem()
+    features[:, 20] = 7.0
+    fitted = fit_linear(features, labels, groups)
+    assert fitted.weights[20] == pytest.approx(0, abs=1e-12)
+
+
+def test_features_that_are_not_finite_or_a_wrong_classifier_are_errors():
+    features, labels, groups = problem()
+    with pytest.raises(UserError, match="unknown classifier 'forest'; choose one of logistic, svm"):
+        fit_linear(features, labels, groups, classifier="forest")
+    features[3, 4] = np.inf
+    with pytest.raises(UserError, match="1 of the features are not finite numbers"):
+        fit_linear(features, labels, groups)
+    with pytest.raises(UserError, match="all prompts of one class are in one group"):
+        fit_linear(
+            problem()[0], labels, ["a" if label else str(i) for i, label in enumerate(labels)]
+        )
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=2, max_size=30))
+def test_areas_are_those_of_scikit_learn_also_with_ties(rows):
+    scores = np.array([float(score) for score, _ in rows])
+    target = np.array([int(label) for _, label in rows])
+    if len(set(target.tolist())) < 2:
+        return
+    roc, average = areas(scores, target, np.ones((1, len(rows))))
+    assert roc[0] == pytest.approx(roc_auc_score(target, scores))
+    assert average[0] == pytest.approx(average_precision_score(target, scores))
+    doubled = areas(scores, target, np.full((1, len(rows)), 2.0))
+    assert doubled[0][0] == pytest.approx(roc[0])
+
+
+def test_measures_of_a_worked_example():
+    found = measures(np.array([0.9, 0.8, 0.4, 0.6, 0.1]), [1, 1, 1, 0, 0], 0.5)
+    assert found["confusion"] == [[1, 1], [1, 2]]
+    assert found["accuracy"]["value"] == 0.6
+    assert found["recall"]["value"] == pytest.approx(2 / 3)
+    assert found["precision"]["value"] == pytest.approx(2 / 3)
+    assert found["f1"] == pytest.approx(2 / 3)
+    assert found["roc_auc"]["value"] == pytest.approx(5 / 6)
+
+
+@pytest.mark.parametrize(("rate", "alarms"), [(0.0, 0), (0.1, 1), (0.25, 2), (0.5, 5)])
+def test_a_threshold_lets_no_more_safe_prompts_be_called_unsafe_than_stated(rate, alarms):
+    safe = np.arange(10) / 10
+    scores, labels = np.append(safe, 2.0), [0] * 10 + [1]
+    limit = threshold_at(scores, labels, rate)
+    assert int((safe >= limit).sum()) == alarms
+    assert scores[-1] >= limit
+
+
+def test_a_threshold_needs_a_rate_and_safe_prompts():
+    with pytest.raises(UserError, match=r"must be in \[0, 1\), got 5"):
+        threshold_at(np.array([0.1]), [0], 5.0)
+    with pytest.raises(UserError, match="no safe prompt"):
+        threshold_at(np.array([0.1]), [1], 0.1)
+
+
+def sets(unsafe, safe):
+    return [
+        PromptSet(name=name, prompts=tuple(Prompt(text=t, topic=topic) for t, topic in rows))
+        for name, rows in (("u", unsafe), ("s", safe))
+    ]
+
+
+def test_duplicates_are_left_out_and_counted_and_topics_stay_together():
+    unsafe = [(f"hurt {i}", f"t{i // 2}") for i in range(20)] + [("Hurt  3!", "t1")]
+    safe = [(f"greet {i}", f"t{i // 2}") for i in range(20)]
+    data = labelled(*sets(unsafe, safe))
+    assert (len(data), data.num_duplicates, data.num_topics) == (40, 1, 10)
+    train, test = split_groups(data, 0.3, seed=1)
+    assert (len(train), len(test)) == (28, 12)
+    assert not set(train.groups) & set(test.groups)
+
+
+def test_a_prompt_of_both_classes_and_one_in_two_parts_are_errors():
+    with pytest.raises(UserError, match="1 prompts are labelled both unsafe and safe, first 'a b'"):
+        labelled(*sets([("a b", None)], [("A  b!", None)]))
+    with pytest.raises(UserError, match="leak: they are among the train and the contrast"):
+        check_leaks({"train": ["x", "y"], "contrast": ["Y."]})
+    check_leaks({"train": ["x"], "contrast": ["y"]})
+
+
+def test_a_split_without_one_class_is_an_error():
+    data = labelled(
+        *sets([(f"u{i}", "one") for i in range(9)], [(f"s{i}", None) for i in range(9)])
+    )
+    with pytest.raises(UserError, match="part has 0 unsafe prompts; a guard needs both"):
+        split_groups(data, 0.3, seed=0)
+
+
+def test_baselines_learn_words_and_know_nothing_of_the_majority():
+    train = [f"{word} the {i}" for i in range(12) for word in ("hurt", "greet")]
+    labels, groups = [1, 0] * 12, [str(i // 2) for i in range(24)]
+    for name in ("tfidf-char", "tfidf-word"):
+        held_out, (other,) = baseline_scores(name, train, labels, groups, [["hurt 7", "greet 7"]])
+        assert roc_auc_score(labels, held_out) == 1.0
+        assert other[0] > other[1]
+    _, (flat,) = baseline_scores("majority", train, labels, groups, [["hurt", "greet"]])
+    assert flat[0] == flat[1]
+
+
+# --- features
+
+
+def slow_features(model, rows, site, pooling):
+    """Read one prompt after the other, and keep everything."""
+    sites = unit_sites(model, site)
+    where = {name: (place.module, place.parameter) for name, place in sites.items()}
+    found = {name: [] for name in sites}
+    for row in rows:
+        seen = {}
+        with torch.no_grad(), read_units(where, lambda c, seen=seen: seen.update({c.name: c.x})):
+            model(torch.tensor([row]))
+        for name, x in seen.items():
+            x = x.reshape(len(row), -1)
+            found[name].append(x[-1] if pooling == "last" else x.mean(dim=0))
+    return {name: torch.stack(parts).numpy() for name, parts in found.items()}
+
+
+DENSE = sorted(CONFIGS.keys() - {"mixtral", "qwen2_moe", "qwen3_moe"})
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+@pytest.mark.parametrize(("family", "site"), [
+    *((family, "neuron") for family in DENSE),
+    ("mixtral", "residual"), ("llama", "residual"),
+])  # fmt: skip
+def test_features_are_the_activations_that_each_prompt_has_alone(family, site, pooling, tmp_path):
+    model = build(family)
+    path = tmp_path / "features.safetensors"
+    found = write_features(path, model, ROWS, Reading(site, pooling), model_id="m#1")
+    for name, expected in slow_features(model, ROWS, site, pooling).items():
+        np.testing.assert_allclose(found[name], expected, rtol=1e-4, atol=1e-5)
+    assert found.num_prompts == len(ROWS)
+
+
+def test_features_are_mapped_from_the_file_and_chosen_by_unit(tmp_path):
+    model = build("llama")
+    path = tmp_path / "features.safetensors"
+    found = write_features(path, model, ROWS, Reading(), model_id="m#1")
+    first, second = found.names
+    part = found.rows([4, 2], {second: np.array([3]), first: np.array([0, 5])})
+    assert part.shape == (2, 3)
+    np.testing.assert_array_equal(part[:, :2], found[first][[4, 2]][:, [0, 5]])
+    np.testing.assert_array_equal(part[:, 2], found[second][[4, 2], 3])
+
+
+@pytest.mark.parametrize("cut", [10, 100_000])
+def test_a_feature_file_that_was_cut_short_is_refused(tmp_path, cut):
+    path = tmp_path / "features.safetensors"
+    write_features(path, build("llama"), ROWS, Reading(), model_id="m#1")
+    path.write_bytes(path.read_bytes()[:-cut])
+    with pytest.raises(DamagedArtifactError, match="cannot be read"):
+        Features(path)
+
+
+def test_a_killed_reading_leaves_no_file(tmp_path):
+    def fail(num_done):
+        raise KeyboardInterrupt
+
+    path = tmp_path / "features.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        write_features(path, build("llama"), ROWS, Reading(), model_id="m", progress=fail)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_units_of_experts_are_no_features():
+    with pytest.raises(UserError, match="are of experts"):
+        read_features(build("mixtral"), ROWS, Reading(), lambda *_: None)
