@@ -174,7 +174,7 @@ def test_an_option_given_twice_is_refused():
     ended = run("audit", "smollm2", "--out", "x", "--q", "0.01", "--q", "0.02")
     assert ended.exit_code == 2
     assert "--q is given more than once" in ended.output
-    assert "separate them by commas" in ended.output
+    assert "separate its values by commas" in ended.output
 
 
 def test_an_option_that_may_be_repeated_is_not_refused(tmp_path):

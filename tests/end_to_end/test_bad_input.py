@@ -218,7 +218,7 @@ def test_a_file_is_no_run_folder(command, place, options, tmp_path):
     out.write_text("mine")
     ended = command("audit", place / "model", *options(), "--out", out)
     assert ended.code == 2
-    assert "cannot be used as a run folder" in ended.text
+    assert "is a file; --out takes a folder" in ended.text
     assert out.read_text() == "mine"
 
 

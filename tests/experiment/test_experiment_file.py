@@ -138,7 +138,7 @@ WRONG = {
     ('[arms.free]\nprotect = "none"', "[arms.free]"): "[arms.free] has no key 'protect'",
     ("q = 0.02", "seed = 3"): "'seed' in [settings] is for the experiment to say",
     ('protect = "freeze"', 'protect = "freeze"\nmask = "x"'): "'mask' in [arms.held] is for the",
-    ('"A/B"', '"A/C"'): "hypotheses: Input should be 'A/B' or 'C/D'",
+    ('"A/B"', '"A/C"'): "hypotheses: Input should be 'A/B', 'C/D' or 'protections'",
     ("seeds = [1, 2, 3]", "seeds = []"): "seeds: Tuple should have at least 1 item",
     ("seeds = [1, 2, 3]", 'seeds = ["one"]'): "seeds.0: Input should be a valid integer",
     ("num_seeds = 1", "num_seeds = 0"): "arms.1.num_seeds: Input should be greater than or equal",
@@ -209,6 +209,6 @@ def test_every_shipped_experiment_has_both_scales_and_three_seeds(path, scale):
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_the_small_scale_needs_nothing_from_the_network(path):
     values = tomllib.loads(path.read_text())["scales"][DEFAULT_SCALE]
-    assert values["takes"].startswith("about ")
+    assert not values.get("takes") or " minutes on " in values["takes"]
     assert values["settings"]["data"] == "gsm8k-100"
     assert set(values["settings"]) <= SETTINGS

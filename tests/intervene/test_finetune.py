@@ -43,6 +43,10 @@ WAYS = {
 }
 
 
+# those of rotated coordinates are tried in test_warp.py
+MASKED = {name: kind for name, kind in PROTECTIONS.items() if not kind.needs_basis}
+
+
 def tuned(model, protect, out=None, data=DATA, on_step=None, **options):
     training = dataclasses.replace(SMALL, **options)
     return finetune(
@@ -253,7 +257,7 @@ def refused(protect, model=None, error=UserError, data=DATA, **options):
     return str(caught.value)
 
 
-@pytest.mark.parametrize("kind", [k for k, v in PROTECTIONS.items() if v.needs_mask])
+@pytest.mark.parametrize("kind", [k for k, v in MASKED.items() if v.needs_mask])
 def test_a_mask_of_another_model_or_in_other_coordinates_is_refused(kind):
     make = PROTECTIONS[kind].make
     other = mask_of(build("gpt2"))
@@ -262,7 +266,7 @@ def test_a_mask_of_another_model_or_in_other_coordinates_is_refused(kind):
     )
     rotated = dataclasses.replace(mask_of(build("llama")), space="abc")
     message = refused(make(rotated), error=ArtifactMismatchError)
-    assert message == "the mask is in the basis abc, not over weights"
+    assert message.startswith("the mask is in the basis abc, not over weights")
 
 
 @pytest.mark.parametrize("kind", [Freeze, Rewind])
@@ -351,7 +355,7 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
 
 
 def test_every_protection_says_what_it_is():
-    for name, kind in PROTECTIONS.items():
+    for name, kind in MASKED.items():
         mask = (mask_of(build("llama")),) if kind.needs_mask else ()
         made = kind.make(*mask)
         assert isinstance(made, kind.protection)
@@ -365,7 +369,7 @@ def test_protections_with_other_settings_are_told_apart():
     first, second = (mask_of(build("llama"), seed=seed) for seed in (0, 1))
     made = [
         kind.make(mask) if kind.needs_mask else kind.make()
-        for kind, mask in itertools.product(PROTECTIONS.values(), (first, second))
+        for kind, mask in itertools.product(MASKED.values(), (first, second))
     ]
     made += [Lora(r=4), Lora(targets=("o_proj",))]
     told = {str(protection.settings) for protection in made}

@@ -165,7 +165,10 @@ def test_a_mask_of_another_shape_is_refused(tiny_llama):
 
 def test_a_mask_in_rotated_coordinates_is_refused(tiny_llama):
     mask = mask_of(tiny_llama, [UP], space="abc")
-    assert message_of(tiny_llama, mask) == "the mask is in the basis abc, not over weights"
+    assert message_of(tiny_llama, mask) == (
+        "the mask is in the basis abc, not over weights; only Warp(basis, mask) (--protect warp) "
+        "can use it"
+    )
     with pytest.raises(ArtifactMismatchError):
         check_mask(tiny_llama, mask)
 

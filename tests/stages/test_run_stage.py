@@ -167,5 +167,5 @@ def test_parts_that_a_killed_run_left_are_cleared(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_an_error_in_words(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot be used as a run folder"), held(tmp_path / "file"):
+    with pytest.raises(UserError, match="is a file; --out takes a folder"), held(tmp_path / "file"):
         pass

@@ -45,6 +45,7 @@ def test_rates_before_and_after_and_their_paired_change():
         "perplexity": pytest.approx(math.e),
         "num_tokens": 8,
         "num_texts": 2,
+        "exact_match": None,
     }
     assert found["paired"]["task_loss"]["value"] == -0.5
     assert found["task_perplexity_ratio"] == pytest.approx(math.exp(-0.5))

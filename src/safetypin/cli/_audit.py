@@ -70,7 +70,7 @@ def audit(
     targets: Annotated[str | None, _option("Modules to score, comma-separated patterns.", SCORES)] = None,
     group: Annotated[str | None, _option("Take tops in each row, matrix, layer or model.", SETS)] = None,
     q: Annotated[str | None, _option("Shares of the safety top, comma-separated fractions: 0.01 is 1 %.", SETS)] = None,
-    p: Annotated[str | None, _option("Shares of the utility top; each with each q. The same as q where none is given, or an empty one.", SETS)] = None,
+    p: Annotated[str | None, _option("Shares of the utility top, comma-separated; each with each q. The same as q where none is given, or an empty one.", SETS)] = None,
     overlap_fraction: Annotated[float | None, _option("Share whose tops are compared.", SETS)] = None,
     controls: Annotated[str | None, _option("Of random, matched, top_utility, top_safety; comma-separated.", SETS)] = None,
     num_random: Annotated[int | None, _option("Random sets beside each set.", SETS)] = None,

@@ -37,19 +37,17 @@ VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Print ever
 
 
 class OnceCommand(TyperCommand):
-    """A command that refuses an option given twice, of which only the last value would count."""
+    """A command that refuses a list of values given in two parts, of which the last would count."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - typer's own class
         """Parse the words of the command line."""
         if not ctx.resilient_parsing:
             _, _, order = self.make_parser(ctx).parse_args(list(args))
             for param in order:
-                if order.count(param) > 1 and param.nargs == 1 and not param.multiple:
+                is_list = "comma-separated" in (getattr(param, "help", None) or "")
+                if is_list and order.count(param) > 1:
                     name = max(param.opts, key=len)
-                    ctx.fail(
-                        f"{name} is given more than once; where it takes several values, "
-                        "separate them by commas"
-                    )
+                    ctx.fail(f"{name} is given more than once; separate its values by commas")
         return super().parse_args(ctx, args)
 
 

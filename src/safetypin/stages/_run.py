@@ -55,7 +55,7 @@ def command_line() -> str:
     import shlex
 
     program = Path(sys.argv[0]).name
-    return shlex.join(["safetypin" if program == "__main__.py" else program, *sys.argv[1:]])
+    return shlex.join(["safetypin" if program in ("__main__.py", "-c") else program, *sys.argv[1:]])
 
 
 def environment() -> dict[str, Any]:

@@ -105,7 +105,11 @@ def test_examples_stand_before_and_after_side_by_side(tuned):
     assert "complied" in {row["after"]["verdict"] for row in rows[:12]}
 
 
-@pytest.mark.parametrize("kind", PROTECTIONS)
+# the others want a basis, or neurons: test_warp.py, test_tune_neurons.py
+PLAIN_SETS = [k for k, v in PROTECTIONS.items() if not v.needs_basis and not v.needs_foundation]
+
+
+@pytest.mark.parametrize("kind", PLAIN_SETS)
 def test_every_protection_runs_and_keeps_what_it_promises(
     place, tune_settings, tuned, tmp_path, kind
 ):
