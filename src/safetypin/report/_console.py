@@ -78,7 +78,7 @@ def _table(metrics: Metrics) -> Table:
 
 def _row(cell: Cell, controls: Sequence[Cell], mark: str) -> list[str]:
     return [
-        f"q {_words.setting(cell.q)}, p {_words.setting(cell.p)}",
+        _set(cell),
         _words.share(cell.fraction),
         _words.percent(cell.asr_value, cell.asr.num_judged if cell.asr else 1),
         *(_highest_asr([c for c in controls if c.arm == arm]) for arm in ("random", "matched")),
@@ -86,6 +86,11 @@ def _row(cell: Cell, controls: Sequence[Cell], mark: str) -> list[str]:
         _words.ratio(cell.perplexity_ratio),
         "destroyed" if cell.destroyed else mark,
     ]
+
+
+def _set(cell: Cell) -> str:
+    q, p = _words.setting(cell.q), _words.setting(cell.p)
+    return f"q = p = {q}" if q == p else f"q {q}, p {p}"
 
 
 def _highest_asr(controls: Sequence[Cell]) -> str:
