@@ -74,7 +74,8 @@ def test_merged_scores_are_a_mapping():
 
 
 def test_halves_scored_on_one_model_under_two_names_merge():
-    merge(scores_of(1.0), scores_of(1.0, model_id="/elsewhere/copy#1"))
+    found = merge(scores_of(1.0), scores_of(1.0, model_id="/elsewhere/copy#1"))
+    assert found.tensors["w"].item() == 1.0
 
 
 @pytest.mark.parametrize(
