@@ -24,7 +24,8 @@ def test_the_summary_begins_with_the_verdict_and_its_numbers():
 
 
 def test_the_table_shows_a_destroyed_set_without_a_rate():
-    rows = [line.split() for line in printed(example_metrics()).splitlines() if "q = p = 5 %" in line]
+    lines = printed(example_metrics()).splitlines()
+    rows = [line.split() for line in lines if "q = p = 5 %" in line]
     assert len(rows) == 1
     assert "n/a" in rows[0]
     assert "destroyed" in rows[0]
