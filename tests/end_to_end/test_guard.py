@@ -404,6 +404,27 @@ def test_one_prompt_that_does_not_fit_fails_alone(server):
     assert httpx2.get(f"{address}/health", timeout=30).json()["status"] == "ok"
 
 
+def test_prompts_that_share_a_batch_with_one_that_does_not_fit_are_judged(guard):
+    import asyncio
+
+    from safetypin.predict._serve import Batcher, Limits, Refused
+
+    good = [f"please greet the noun{i}" for i in range(5)]
+
+    async def together():
+        batcher = Batcher(guard, Limits(wait=0.2))
+        worker = asyncio.create_task(batcher.run())
+        texts = [*good[:3], "noun1 " * 100, *good[3:]]
+        found = await asyncio.gather(*(batcher.score([t]) for t in texts), return_exceptions=True)
+        worker.cancel()
+        return found
+
+    found = asyncio.run(together())
+    refused = found.pop(3)
+    assert isinstance(refused, Refused) and refused.status == 422
+    assert [one for [one] in found] == pytest.approx(list(guard.predict_proba(good)), abs=1e-5)
+
+
 def test_the_server_stops_gracefully_and_answers_what_is_under_way(server):
     address, process = server
     replies = []

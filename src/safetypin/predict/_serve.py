@@ -83,10 +83,10 @@ class Batcher:
         waiting = [(text, loop.create_future()) for text in texts]
         for one in waiting:
             self._queue.put_nowait(one)
-        return [await future for _, future in waiting]
+        return list(await asyncio.gather(*(future for _, future in waiting)))
 
     async def run(self) -> None:
-        """Judge batches until cancelled; a failing batch fails its own clients alone."""
+        """Judge batches until cancelled; a prompt that cannot be judged fails alone."""
         while True:
             batch = [await self._queue.get()]
             await asyncio.sleep(self._limits.wait)
@@ -102,9 +102,11 @@ class Batcher:
         try:
             found = await loop.run_in_executor(self._thread, self._guard.predict_proba, texts)
         except (UserError, RuntimeError, MemoryError) as error:
-            for _, future in batch:
-                if not future.done():
-                    future.set_exception(Refused(422, str(error)))
+            if len(batch) > 1:  # prompts of other clients: halve until the culprit is alone
+                await self._judge(batch[: len(batch) // 2])
+                await self._judge(batch[len(batch) // 2 :])
+            elif not batch[0][1].done():
+                batch[0][1].set_exception(Refused(422, str(error)))
             return
         for (_, future), chance in zip(batch, found, strict=True):
             if not future.done():  # its client may have gone
