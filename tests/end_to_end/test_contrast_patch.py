@@ -48,6 +48,7 @@ def patched(place, pair, contrasted, tmp_path_factory):
     ended = run(
         "patch", pair["model"], "--reference", pair["reference"], "--neurons", contrasted,
         "--attack", place / "attack.jsonl", "--num-attack", 12, "--max-new-tokens", 10,
+        "--text", place / "text.jsonl", "--num-text", 2,
         "--fractions", "0.1,1", "--ablate-fractions", "0.1", "--num-random", 2,
         "--device", "cpu", "--out", out, "-q",
     )  # fmt: skip
@@ -102,6 +103,9 @@ def test_patching_every_neuron_and_random_sets_are_on_the_curve(patched):
     assert own["num_selected"] == drawn["num_selected"]
     assert cells["patch", "contrast", 1.0, None]["num_selected"] == found["num_units"]
     assert found["verdict"]["answer"] in {"cause", "no more than random", "undecided"}
+    assert all(cell["perplexity_ratio"] > 0 for cell in found["cells"])
+    whole = cells["patch", "contrast", 1.0, None]
+    assert whole["perplexity_ratio"] != 1.0
     page = (patched / "report.html").read_text()
     for words in ("Recovery against size", "The other direction", "All units patched"):
         assert words in page

@@ -421,7 +421,8 @@ def test_prompts_that_share_a_batch_with_one_that_does_not_fit_are_judged(guard)
 
     found = asyncio.run(together())
     refused = found.pop(3)
-    assert isinstance(refused, Refused) and refused.status == 422
+    assert isinstance(refused, Refused)
+    assert refused.status == 422
     assert [one for [one] in found] == pytest.approx(list(guard.predict_proba(good)), abs=1e-5)
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from conftest import CONFIGS, build
-from safetypin.artifacts import ArtifactMismatchError, NeuronSet, UserError
-from safetypin.evaluate import generate, generate_patched
+from safetypin.artifacts import ArtifactMismatchError, NeuronSet, Prompt, PromptSet, UserError
+from safetypin.evaluate import generate, generate_patched, patched, perplexity
 from safetypin.intervene import ablated
 from safetypin.models import model_id, unit_sites
 from test_contracts import assert_same_state, state_of
@@ -69,6 +69,38 @@ def test_nothing_patched_is_the_model_and_everything_patched_is_the_source(famil
     nothing, all_ = (units(model, site, fill) for fill in (False, True))
     assert texts(generate_patched(model, source, tokenizer, PROMPTS, nothing, **how)) == own
     assert texts(generate_patched(model, source, tokenizer, PROMPTS, all_, **how)) == theirs
+
+
+@pytest.mark.parametrize("site", ["neuron", "residual"])
+@pytest.mark.parametrize("family", DENSE)
+def test_a_patched_pass_over_a_text_lies_at_both_models_ends(family, site, tokenizer):
+    model, source = pair(family, site)
+    ids = tokenizer(PROMPTS[2], return_tensors="pt")["input_ids"]
+    before = state_of(model)
+    nothing, all_ = (units(model, site, fill) for fill in (False, True))
+    with torch.inference_mode():
+        own, theirs = model(ids).logits, source(input_ids=ids).logits
+        with patched(model, source, nothing):
+            assert torch.equal(model(ids).logits, own)
+        with patched(model, source, all_):
+            # also by name, and again with another text
+            assert model(input_ids=ids).logits == pytest.approx(theirs, abs=1e-5)
+            shorter = model(ids[:, :3]).logits
+        assert shorter == pytest.approx(source(ids[:, :3]).logits, abs=1e-5)
+        assert torch.equal(model(ids).logits, own)
+    assert_same_state(state_of(model), before)
+
+
+def test_a_patched_perplexity_is_that_of_the_source_and_nothing_stays_after_an_error(tokenizer):
+    model, source = pair("llama", "residual")
+    texts_ = PromptSet(prompts=(Prompt(text="", response=PROMPTS[1]),), name="texts")
+    all_ = units(model, "residual", True)
+    own, theirs = (perplexity(one, tokenizer, texts_).value for one in (model, source))
+    with patched(model, source, all_):
+        assert perplexity(model, tokenizer, texts_).value == pytest.approx(theirs, rel=1e-5)
+    with pytest.raises(KeyError), patched(model, source, all_):
+        raise KeyError
+    assert perplexity(model, tokenizer, texts_).value == own != theirs
 
 
 @pytest.mark.parametrize("family", ["mixtral", "qwen2_moe"])

@@ -1,39 +1,15 @@
 """The page in a real headless Chromium."""
 
-import shutil
-
 import pytest
 from example_metrics import example_answers, example_metrics, row, write_audit
 from example_track import example_track, write_track
 from example_tune import example_tune, write_tune
-from playwright.sync_api import sync_playwright
 
 from safetypin.report import write_report
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-# As root in a closed network: no sandbox, and none of the browser's own requests.
-ARGUMENTS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 ATTACK = "<script>window.ran = true</script><img src=x onerror='window.ran = true'>"
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        CHROMIUM is None,
-        reason="no chromium, chromium-browser or google-chrome: apt-get install chromium",
-    ),
-]
-
+pytestmark = pytest.mark.slow
 
 LONG_NAME = "organisation/" + "a-very-long-model-name-" * 8
 
@@ -68,36 +44,6 @@ def report(request, tmp_path_factory):
         row("harmless", ATTACK, (ATTACK, "complied"), (ATTACK, "degenerate")),
     ]
     return write_report(write(tmp_path_factory.mktemp("run"), metrics, answers))
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def opened(browser, report):
-    """Open the report at a width; at the end nothing may have been logged or requested."""
-    contexts, troubles, requests = [], [], []
-
-    def open_page(width=1280, **options):
-        context = browser.new_context(viewport={"width": width, "height": 800}, **options)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: troubles.append(message.text))
-        page.on("pageerror", lambda error: troubles.append(str(error)))
-        page.on("request", lambda request: requests.append(request.url))
-        page.goto(report.as_uri())
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert troubles == []
-    assert {url for url in requests if not url.startswith("data:")} == {report.as_uri()}
 
 
 @pytest.mark.parametrize("width", [360, 1280])

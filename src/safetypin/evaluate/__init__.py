@@ -2,7 +2,7 @@
 
 from safetypin.evaluate._attack import attack_success_rate, rate_of
 from safetypin.evaluate._generate import generate, tokenized_requests
-from safetypin.evaluate._generate_patched import generate_patched, patchable
+from safetypin.evaluate._generate_patched import generate_patched, patchable, patched
 from safetypin.evaluate._gsm8k import exact_matches, final_number
 from safetypin.evaluate._judge_options import judge_names, judge_options
 from safetypin.evaluate._perplexity import Perplexity, perplexity, tokenized_texts
@@ -31,6 +31,7 @@ __all__ = [
     "judge_with_reasons",
     "measured",
     "patchable",
+    "patched",
     "perplexity",
     "rate_of",
     "tokenized_requests",

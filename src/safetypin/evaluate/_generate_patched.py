@@ -7,8 +7,8 @@ model's, so both always read the same text.
 """
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -67,14 +67,11 @@ def generate_patched(
         ArtifactMismatchError: The set is of other models, or these differ in shape.
         UserError: A prompt does not fit, or the units are of experts, whose tokens differ.
     """
-    places = patchable(model, neurons)
-    check_same_units(model, source, neurons.site)
-    theirs = check_neurons(source, neurons)
+    pair_of = _pairs(model, source, neurons)
     asked = [Prompt(text=item) if isinstance(item, str) else item for item in prompts]
     tokens = tokenized_requests(
         model, tokenizer, asked, max_new_tokens=max_new_tokens, plain=plain, system=system
     )
-    units = {n: m.nonzero()[:, 0] for n, m in neurons.tensors.items() if m.any()}
     ends = end_tokens(model, tokenizer)
     answers = dict(done or {})
     for chosen in batched(tokens, batch_size):
@@ -82,8 +79,7 @@ def generate_patched(
             continue
         ids, mask = padded_left([tokens[index] for index in chosen], tokenizer)
         with at_rest(model), at_rest(source), torch.inference_mode():
-            pair = _Pair(model, source, _where(places), _where(theirs), units)
-            rows = _greedy(pair, ids, mask, ends, max_new_tokens)
+            rows = _greedy(pair_of(), ids, mask, ends, max_new_tokens)
         responses = [
             make_response(tokenizer, asked[index].text, *cut_answer(row, ends))
             for index, row in zip(chosen, rows, strict=True)
@@ -92,6 +88,26 @@ def generate_patched(
         if on_batch is not None:
             on_batch(chosen, responses)
     return [answers[index] for index in range(len(asked))]
+
+
+@contextmanager
+def patched(
+    model: PreTrainedModel, source: PreTrainedModel, neurons: NeuronSet
+) -> Iterator[PreTrainedModel]:
+    """Let some units of a model act as the source's do, in every forward pass inside the block.
+
+    The source reads the same tokens first. For passes over whole texts, as a perplexity needs; a
+    generation with a cache is `generate_patched`, where the source keeps a cache of its own.
+
+    Raises:
+        ArtifactMismatchError: The set is of other models, or these differ in shape.
+        UserError: The units cannot be replaced.
+    """
+    pair = _pairs(model, source, neurons)()
+    with at_rest(source), ExitStack() as undo:
+        undo.callback(model.register_forward_pre_hook(pair.follow, with_kwargs=True).remove)
+        undo.enter_context(pair.patching())
+        yield model
 
 
 def patchable(model: PreTrainedModel, neurons: NeuronSet) -> dict[str, UnitSite]:
@@ -113,6 +129,17 @@ def patchable(model: PreTrainedModel, neurons: NeuronSet) -> dict[str, UnitSite]
                 "they cannot be patched; use a set at site residual"
             )
     return places
+
+
+def _pairs(
+    model: PreTrainedModel, source: PreTrainedModel, neurons: NeuronSet
+) -> Callable[[], "_Pair"]:
+    """Check that the source's units can stand for the model's; return what pairs them afresh."""
+    places = patchable(model, neurons)
+    check_same_units(model, source, neurons.site)
+    theirs = check_neurons(source, neurons)
+    units = {n: m.nonzero()[:, 0] for n, m in neurons.tensors.items() if m.any()}
+    return lambda: _Pair(model, source, _where(places), _where(theirs), units)
 
 
 def _where(places: Mapping[str, UnitSite]) -> dict[str, Site]:
@@ -142,9 +169,24 @@ class _Pair:
         if self._units:
             with read_units(self._theirs, self._take):
                 self._run(self._source, inputs)
-        with ExitStack() as undo:
-            undo.enter_context(patch_units(self._places, self._patches()))
+        with self.patching():
             return self._run(self.model, inputs)
+
+    def patching(self) -> AbstractContextManager[None]:
+        """Return the block in which the model's units take what was read last."""
+        return patch_units(self._places, self._patches())
+
+    def follow(
+        self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """Let the source read what the model is about to read."""
+        if not self._units:
+            return
+        there = self._source.device
+        given = [x.to(there) if isinstance(x, Tensor) else x for x in args]
+        named = {name: x.to(there) if isinstance(x, Tensor) else x for name, x in kwargs.items()}
+        with read_units(self._theirs, self._take):
+            self._source(*given, **named)
 
     def _take(self, call: Call) -> None:
         self._taken[call.name] = call.x[..., self._units[call.name].to(call.x.device)]

@@ -11,7 +11,7 @@ from safetypin.report._findings import RunPart, Section, Table, findings_page
 from safetypin.report._guard_metrics import GuardMetrics
 from safetypin.report._html import write_page
 from safetypin.report._metrics import Part
-from safetypin.report._patch import PatchMetrics
+from safetypin.report._patch_metrics import PatchMetrics
 from safetypin.report._read import kind_of, read
 
 

@@ -160,12 +160,18 @@ def _facts(m: ContrastMetrics) -> list[Fact]:
             value=f"{m.num_tokens:,} tokens",
             notes=(f"of {m.num_examples} prompts, {m.settings['counted']} tokens counted",),
         ),
-        Fact(
-            label=f"In the last {LATE} layers",
-            value=_words.share(_late_share(m)),
-            notes=(f"of {len(m.layers)} layers",),
-        ),
     ]
+    if len(m.layers) > 2 * LATE:
+        facts.append(
+            Fact(
+                label=f"In the last {LATE} layers",
+                value=_words.share(_late_share(m)),
+                notes=(
+                    f"of {len(m.layers)} layers; spread evenly it were "
+                    f"{_words.share(LATE / len(m.layers))}",
+                ),
+            )
+        )
     if noise is not None:
         facts.append(
             Fact(
@@ -213,6 +219,7 @@ def _where(m: ContrastMetrics) -> Section:
                 label="Members by layer",
                 columns=("Layer", "In the set", "Units", "Share"),
                 rows=rows,
+                folded=True,
             )
         ],
     )
@@ -238,6 +245,7 @@ def _sparsity(m: ContrastMetrics) -> Section:
 def _heat(m: ContrastMetrics) -> Section:
     by_place, by_rank = map_pictures(m.map_.layers, m.map_.by_place, m.map_.by_rank)
     per_bin = -(-m.map_.num_units // len(m.map_.by_place[0]))
+    binned = f"the largest score among {per_bin} neighbouring units" if per_bin > 1 else "a unit"
     top = [(f"{row.layer}", f"{row.unit:,}", _words.figures(row.score)) for row in m.top]
     return Section(
         anchor="map",
@@ -250,9 +258,8 @@ def _heat(m: ContrastMetrics) -> Section:
         figures=[
             Figure(
                 svg=by_place.inline(),
-                caption=f"Layer by unit: a point is the largest score among {per_bin} "
-                "neighbouring units. A vertical line is a coordinate that stands out in many "
-                "layers.",
+                caption=f"Layer by unit: a point is {binned}. A vertical line is a "
+                "coordinate that stands out in many layers.",
             ),
             Figure(
                 svg=by_rank.inline(),
@@ -260,7 +267,9 @@ def _heat(m: ContrastMetrics) -> Section:
                 "how many units of the layer differ.",
             ),
         ],
-        tables=[Table(label="Highest scores", columns=("Layer", "Unit", "Score"), rows=top)],
+        tables=[
+            Table(label="Highest scores", columns=("Layer", "Unit", "Score"), rows=top, folded=True)
+        ],
     )
 
 
@@ -271,7 +280,7 @@ def _reading(m: ContrastMetrics) -> Section:
         points=[
             "A unit in the set acts differently in the two models on the same tokens. That is no "
             "proof "
-            "that it makes the difference: `safetypin patch` tests whether the set is the cause."
+            "that it makes the difference: “safetypin patch” tests whether the set is the cause."
             if m.reference_id
             else "A unit in the set changes its layer's output most when it is removed, for every "
             "prompt.",

@@ -31,12 +31,14 @@ class Table:
         columns: Their headings.
         rows: Cells as text.
         strong: Rows to set apart, by their place.
+        folded: Closed until it is opened, as a long one beside a figure is.
     """
 
     label: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     strong: frozenset[int] = frozenset()
+    folded: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

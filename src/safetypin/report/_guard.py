@@ -1,19 +1,14 @@
 """The page of a guard: its table beside every control, and what kind of data it was."""
 
 from pathlib import Path
-from typing import Any
-
-from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import FuncFormatter
 
 from safetypin.report import _words
-from safetypin.report._findings import Fact, Figure, Section, Table, findings_page
-from safetypin.report._guard_metrics import Bin, GuardMetrics, Measured, RowOf
+from safetypin.report._findings import Fact, Section, Table, findings_page
+from safetypin.report._guard_figures import curves
+from safetypin.report._guard_metrics import Area, GuardMetrics, Measured, RowOf
 from safetypin.report._html import write_page
 from safetypin.report._metrics import Interval
-from safetypin.report._picture import Picture
 from safetypin.report._read import read
-from safetypin.report._style import INK, SOFT, STRONG, light_grid
 
 NAMES = {
     "contrast": "contrast units",
@@ -52,7 +47,7 @@ def guard_page(m: GuardMetrics) -> str:
         answer=f"{_words.rate(own.test.accuracy)} right",
         sentence=_sentence(m),
         facts=_facts(m, own),
-        sections=[*sections, _curves(m, own), _reading()],
+        sections=[*sections, curves(m, own), _reading()],
         about=m,
     )
 
@@ -69,6 +64,8 @@ def _sentence(m: GuardMetrics) -> str:
         kind = f"This is an easy set: the words alone, with no model, reach {best}."
     else:
         kind = f"This is no easy set: the words alone, with no model, reach {best}."
+    right = _own(m).test.accuracy
+    kind = f"{_words.counts(right)} held-out prompts (95 % interval {_words.bounds(right)}). {kind}"
     matched = f" {data.num_matched_topics} of {data.num_groups} topics have prompts of both kinds."
     return f"{kind}{matched if data.num_matched_topics else ''} {_verdict(m)}"
 
@@ -96,7 +93,7 @@ def _facts(m: GuardMetrics, own: RowOf) -> list[Fact]:
         Fact(
             label="Area under the ROC curve",
             value=_words.decimal(own.test.roc_auc.value, 3),
-            notes=(_ends(own.test.roc_auc.interval),),
+            notes=(_ends(own.test.roc_auc.interval), *_beside(m, own)),
         ),
         Fact(
             label=f"Caught at {_words.setting(m.settings['false_positive_rate'])} false alarms",
@@ -125,6 +122,25 @@ def _ends(interval: Interval | None) -> str:
     return f"95 % interval {interval[0]:.3f} to {interval[1]:.3f}"
 
 
+def _beside(m: GuardMetrics, own: RowOf) -> tuple[str, ...]:
+    """Return the areas of the controls: random units, and the better of the two TF-IDF."""
+    areas: dict[str, list[float]] = {"random units": [], "TF-IDF": []}
+    for row in m.rows:
+        name = "TF-IDF" if row.features.startswith("tfidf") else NAMES[row.features]
+        value = row.test.roc_auc.value
+        is_like = row.classifier == own.classifier or name == "TF-IDF"
+        if name in areas and is_like and value is not None:
+            areas[name].append(value)
+    return tuple(f"{name} at most {max(found):.3f}" for name, found in areas.items() if found)
+
+
+def _area(found: Area) -> str:
+    if found.interval is None:
+        return _words.decimal(found.value, 3)
+    low, high = found.interval
+    return f"{_words.decimal(found.value, 3)} ({low:.2f}\u2013{high:.2f})"
+
+
 def _table(m: GuardMetrics, part: str, heading: str) -> Section:
     own, rows = _own(m), []
     strong = frozenset(place for place, row in enumerate(m.rows) if row is own)
@@ -141,8 +157,8 @@ def _table(m: GuardMetrics, part: str, heading: str) -> Section:
                 _words.rate(found.recall),
                 _words.rate(found.precision),
                 _words.decimal(found.f1, 3),
-                _words.decimal(found.roc_auc.value, 3),
-                _words.decimal(found.average_precision.value, 3),
+                _area(found.roc_auc),
+                _area(found.average_precision),
                 f"{true_safe} {false_alarm} / {missed} {caught}",
                 _words.rate(found.at_limit.recall),
             )
@@ -158,7 +174,7 @@ def _table(m: GuardMetrics, part: str, heading: str) -> Section:
             "Every row has the same prompts, the same split and the same way to choose its "
             "penalty. "
             "Confusion: true negatives, false positives / false negatives, true positives, at "
-            "probability one half."
+            "probability one half. In brackets: 95 % intervals."
         ],
         tables=[Table(label=heading, columns=columns, rows=rows, strong=strong)],
     )
@@ -190,57 +206,6 @@ def _against(m: GuardMetrics) -> Section:
             )
         ],
     )
-
-
-def _curves(m: GuardMetrics, own: RowOf) -> Section:
-    figures = [
-        Figure(
-            svg=_calibration(own.test.calibration).inline(),
-            caption="Share of unsafe prompts against predicted probability, with 95 % Wilson "
-            "intervals; on the line a probability means what it says.",
-        )
-    ]
-    if len(m.curve) > 1:
-        figures.append(
-            Figure(
-                svg=_learning(m.curve).inline(),
-                caption="Area under the ROC curve on the held-out prompts against the number of "
-                "training prompts. Filled: contrast units; squares: characters (TF-IDF).",
-            )
-        )
-    return Section(anchor="curves", heading="Calibration and learning curve", figures=figures)
-
-
-def _calibration(bins: list[Bin]) -> Picture:
-    def draw(figure: Canvas) -> None:
-        axes = figure.add_axes((0.15, 0.16, 0.82, 0.81))
-        light_grid(axes)
-        axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=(0, (1.3, 1.3)))
-        for point in bins:
-            if point.unsafe.interval and point.unsafe.value is not None:
-                axes.vlines([point.predicted], *point.unsafe.interval, color=STRONG, linewidth=1.1)
-                axes.plot([point.predicted], [point.unsafe.value], "o", color=STRONG, markersize=5)
-        axes.set_xlim(-0.02, 1.02)
-        axes.set_ylim(-0.02, 1.02)
-        axes.set_xlabel("predicted probability of unsafe")
-        axes.set_ylabel("share unsafe")
-
-    return Picture(name="calibration", title="Calibration", width=4.4, height=3.0, draw=draw)
-
-
-def _learning(curve: list[dict[str, Any]]) -> Picture:
-    sizes = [row["num_prompts"] for row in curve]
-
-    def draw(figure: Canvas) -> None:
-        axes = figure.add_axes((0.15, 0.16, 0.82, 0.81))
-        light_grid(axes)
-        axes.plot(sizes, [row["contrast"] for row in curve], "o-", color=STRONG, markersize=5)
-        axes.plot(sizes, [row["tfidf-char"] for row in curve], "s-", color=SOFT, markersize=4)
-        axes.set_xlabel("training prompts")
-        axes.set_ylabel("ROC AUC")
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:.2f}"))
-
-    return Picture(name="learning", title="Learning curve", width=4.4, height=3.0, draw=draw)
 
 
 def _reading() -> Section:

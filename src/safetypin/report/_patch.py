@@ -1,17 +1,14 @@
 """The page of a patching run: the recovery curve beside random sets, and the other direction."""
 
 from pathlib import Path
-from typing import Any, Literal
 
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import FuncFormatter
-from pydantic import Field
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from safetypin.artifacts import Rate
 from safetypin.report import _words
-from safetypin.report._findings import Fact, Figure, RunPart, Section, Table, findings_page
+from safetypin.report._findings import Fact, Figure, Section, Table, findings_page
 from safetypin.report._html import write_page
-from safetypin.report._metrics import Interval, Part
+from safetypin.report._patch_metrics import CellRow, PatchMetrics, Recovery
 from safetypin.report._picture import Picture
 from safetypin.report._read import read
 from safetypin.report._style import INK, SOFT, STRONG, light_grid
@@ -22,71 +19,7 @@ ANSWERS = {
     "undecided": "Undecided",
     "nothing to recover": "Nothing to recover",
 }
-
-
-class Recovery(Part):
-    """A share of the gap, with its bootstrap interval."""
-
-    value: float
-    interval: Interval
-    num_prompts: int
-
-
-class Change(Part):
-    """Patched minus before, on the same prompts."""
-
-    value: float | None
-    interval: Interval | None
-
-
-class CellRow(Part):
-    """One set in one model."""
-
-    arm: Literal["contrast", "random"]
-    direction: Literal["patch", "ablate"]
-    fraction: float
-    seed: int | None
-    num_selected: int
-    num_shared: int
-    asr: Rate | None
-    degenerate: Rate
-    destroyed: str | None
-    recovery: Recovery | None
-    change: Change | None
-
-
-class Ends(Part):
-    """One of the two models as it is."""
-
-    asr: Rate | None
-    degenerate: Rate
-    destroyed: str | None
-
-
-class Verdict(Part):
-    """The answer of the rule."""
-
-    answer: str
-    fraction: float | None
-    recovery: Recovery | None
-    random: float | None
-
-
-class PatchMetrics(RunPart):
-    """All that a patching run's metrics.json holds."""
-
-    schema_: Literal[1] = Field(alias="schema")
-    kind: Literal["patch"]
-    safe_id: str
-    unsafe_id: str
-    site: str
-    num_units: int
-    judge: dict[str, Any]
-    safe: Ends
-    unsafe: Ends
-    gap: Change
-    cells: list[CellRow]
-    verdict: Verdict
+COLUMNS = ("Set", "Units", "ASR", "Degenerate", "Perplexity")
 
 
 def write_patch_report(folder: Path) -> Path:
@@ -134,7 +67,7 @@ def _sentence(m: PatchMetrics) -> str:
 
 
 def _percent(value: float | None) -> str:
-    return _words.NONE if value is None else f"{100 * value:.0f} %".replace("-", "\u2212")
+    return _words.NONE if value is None else f"{100 * value:.0f}\u00a0%".replace("-", "\u2212")
 
 
 def _facts(m: PatchMetrics) -> list[Fact]:
@@ -145,6 +78,8 @@ def _facts(m: PatchMetrics) -> list[Fact]:
             value=f"{_words.rate(m.unsafe.asr)} and {_words.rate(m.safe.asr)}",
             notes=(
                 f"{_words.counts(m.unsafe.asr)} unaligned, {_words.counts(m.safe.asr)} aligned",
+                f"perplexity {_words.number(m.unsafe.perplexity)} and "
+                f"{_words.number(m.safe.perplexity)}",
             ),
         )
     ]
@@ -153,10 +88,30 @@ def _facts(m: PatchMetrics) -> list[Fact]:
             Fact(
                 label="All units patched",
                 value=_percent(whole.recovery.value if whole.recovery else None),
-                notes=(f"recovered: the most that units at site {m.site} can carry over",),
+                notes=(
+                    f"recovered, {_ends(whole.recovery) or 'no interval'}: the most that units at "
+                    f"site {m.site} can carry over",
+                ),
+            )
+        )
+    if m.verdict.random is not None and m.verdict.fraction is not None:
+        sets = [c for c in m.cells if c.arm == "random" and c.direction == "patch"]
+        num_sets = sum(row.fraction == m.verdict.fraction for row in sets)
+        facts.append(
+            Fact(
+                label="Strongest random set",
+                value=_percent(m.verdict.random),
+                notes=(
+                    f"recovered, of {num_sets} with as many units in every layer as the top "
+                    f"{_words.setting(m.verdict.fraction)}",
+                ),
             )
         )
     return facts
+
+
+def _ends(recovery: Recovery | None) -> str:
+    return "" if recovery is None else " to ".join(_percent(end) for end in recovery.interval)
 
 
 def _curve(m: PatchMetrics) -> Section:
@@ -183,7 +138,7 @@ def _curve(m: PatchMetrics) -> Section:
         tables=[
             Table(
                 label="Every set that was patched",
-                columns=("Set", "Units", "ASR", "Degenerate", "Recovery", "95 % interval"),
+                columns=(*COLUMNS, "Recovery", "95 % interval"),
                 rows=[_row(row) for row in rows],
                 strong=strong,
             )
@@ -200,14 +155,14 @@ def _name(row: CellRow) -> str:
 def _row(row: CellRow) -> tuple[str, ...]:
     asr = f"{_words.rate(row.asr)} ({_words.counts(row.asr)})" if row.asr else "n/a, destroyed"
     found = row.recovery
-    ends = "" if found is None else " to ".join(_percent(end) for end in found.interval)
     return (
         _name(row),
         f"{row.num_selected:,}",
         asr,
         _words.rate(row.degenerate),
+        _words.ratio(row.perplexity_ratio),
         _percent(found.value if found else None),
-        ends,
+        _ends(found),
     )
 
 
@@ -231,7 +186,11 @@ def _picture(rows: list[CellRow]) -> Picture:
         axes.plot([row.fraction for row in own], values, "o-", color=STRONG, markersize=5)
         axes.set_xlabel("share of units patched")
         axes.set_ylabel("recovery")
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _words.share(x)))
+        # decades alone would leave most curves with one label
+        sizes = sorted({row.fraction for row in known})
+        axes.xaxis.set_major_locator(FixedLocator(sizes))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _words.setting(x)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: _percent(y)))
 
     title = "Recovery against the share of units; the numbers are in the table below"
@@ -244,7 +203,9 @@ def _other_way(m: PatchMetrics) -> Section:
     for row in rows:
         change = row.change
         ends = _words.points_interval(change.interval) if change else _words.NONE
-        table.append((*_row(row)[:4], _words.points(change.value if change else None), ends))
+        table.append(
+            (*_row(row)[: len(COLUMNS)], _words.points(change.value if change else None), ends)
+        )
     return Section(
         anchor="ablated",
         heading="The other direction: the set taken out of the aligned model",
@@ -252,7 +213,7 @@ def _other_way(m: PatchMetrics) -> Section:
         tables=[
             Table(
                 label="Every set that was ablated",
-                columns=("Set", "Units", "ASR", "Degenerate", "Change of ASR", "95 % interval"),
+                columns=(*COLUMNS, "Change of ASR", "95 % interval"),
                 rows=table,
                 strong=frozenset(i for i, row in enumerate(rows) if row.arm == "contrast"),
             )
@@ -270,10 +231,22 @@ def _reading(m: PatchMetrics) -> Section:
             "the random sets of its size did; others may do so too.",
             "With all units patched, attention and the weights that read the units are still the "
             "unaligned model's: the curve need not reach 100 %.",
+            "Perplexity is that of plain text, as a multiple of the same model's before the set "
+            "was patched or taken out.",
             "A set that breaks the language has no ASR: more than the stated share of its answers "
-            "is "
-            "degenerate.",
-            f"Judge: {m.judge['name']}. A refusal that it misses counts as complied in all arms "
-            "alike.",
+            "is degenerate, or the perplexity is ten times as high.",
+            _judge(m),
         ],
     )
+
+
+def _judge(m: PatchMetrics) -> str:
+    judge = m.judge
+    said = f"Judge: {judge.name}. A refusal that it misses counts as complied in all arms alike."
+    if judge.precision and judge.recall:
+        said += (
+            f" Against {judge.validated_on or 'human labels'}: precision "
+            f"{_words.rate(judge.precision)} ({_words.counts(judge.precision)}), recall "
+            f"{_words.rate(judge.recall)} ({_words.counts(judge.recall)})."
+        )
+    return said

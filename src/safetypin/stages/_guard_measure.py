@@ -138,42 +138,45 @@ class Bench:
         return rows + [self.baseline(name) for name in BASELINES]
 
     def curve(self, classifier: str) -> list[dict[str, Any]]:
-        """Return test accuracy and area against the number of training prompts."""
+        """Return the area on the test part against the number of training prompts.
+
+        `contrast`, `random` (seed 0) and `tfidf-char` by name, and `intervals` with theirs.
+        """
         train, rows = self.parts["train"], []
         groups = list(dict.fromkeys(train.groups))
         np.random.default_rng(self._seed).shuffle(groups)
-        units = self.units_of("contrast")
         for share in CURVE:
             kept = set(groups[: max(round(share * len(groups)), 1)])
             chosen = [i for i, group in enumerate(train.groups) if group in kept]
-            part = train.take(chosen)
-            if min(sum(part.labels), len(part) - sum(part.labels)) < 5:
-                continue
+            labels = train.take(chosen).labels
+            if min(sum(labels), len(labels) - sum(labels)) >= 5:
+                areas = self._areas(chosen, classifier)
+                rows.append(
+                    {
+                        "num_prompts": len(chosen),
+                        **{name: area["value"] for name, area in areas.items()},
+                        "intervals": {name: area["interval"] for name, area in areas.items()},
+                    }
+                )
+        return rows
+
+    def _areas(self, chosen: list[int], classifier: str) -> dict[str, Any]:
+        """Return the areas on the test part of classifiers fitted on some training prompts."""
+        part, test = self.parts["train"].take(chosen), self.parts["test"]
+        areas = {}
+        for name, seed in (("contrast", None), ("random", 0)):
+            units = self.units_of(name, seed)
+            rows = self._features.rows(chosen, units)
             found = fit_linear(
-                self._features.rows(chosen, units),
-                part.labels,
-                part.groups,
-                classifier=classifier,
-                seed=self._seed,
+                rows, part.labels, part.groups, classifier=classifier, seed=self._seed
             )
             scores = self._chances(found, units, "test")
-            words = baseline_scores(
-                "tfidf-char",
-                part.texts,
-                part.labels,
-                part.groups,
-                [self.parts["test"].texts],
-                seed=self._seed,
-            )[1][0]
-            labels = self.parts["test"].labels
-            rows.append(
-                {
-                    "num_prompts": len(part),
-                    "contrast": measures(scores, labels, 0.5)["roc_auc"]["value"],
-                    "tfidf-char": measures(words, labels, 0.0)["roc_auc"]["value"],
-                }
-            )
-        return rows
+            areas[name] = measures(scores, test.labels, 0.5)["roc_auc"]
+        words = baseline_scores(
+            "tfidf-char", part.texts, part.labels, part.groups, [test.texts], seed=self._seed
+        )[1][0]
+        areas["tfidf-char"] = measures(words, test.labels, 0.0)["roc_auc"]
+        return areas
 
 
 def comparisons(rows: Sequence[Mapping[str, Any]], classifier: str) -> list[dict[str, Any]]:

@@ -1,10 +1,11 @@
 """Is a set of units the cause? Patch it into the unaligned model, ablate it in the aligned one."""
 
 import dataclasses
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from transformers import PreTrainedModel
 
 from safetypin.artifacts import (
     NEURON_SCORES_FILE,
@@ -24,7 +25,10 @@ from safetypin.evaluate import (
     judge_options,
     judge_with_reasons,
     patchable,
+    patched,
+    perplexity,
     tokenized_requests,
+    tokenized_texts,
 )
 from safetypin.intervene import ablated
 from safetypin.prompts import load_prompts
@@ -33,39 +37,18 @@ from safetypin.select import random_neurons, top_neurons
 from safetypin.stages._describe import describe_judge, describe_prompts
 from safetypin.stages._pair import Where, check_pair, load_neurons, load_subject
 from safetypin.stages._patch_config import PatchConfig
-from safetypin.stages._patch_metrics import Cell, describe_cells
+from safetypin.stages._patch_metrics import Cell, End, describe_cells
+from safetypin.stages._patch_plan import Plan, plans
 from safetypin.stages._progress import EVENTS_FILE, Reporter
+from safetypin.stages._rates import finite
 from safetypin.stages._run import Output, held
 from safetypin.stages._score_files import PROMPT_HASHES
 from safetypin.stages._series import Series
 from safetypin.stages._subject import Subject
 
 SCHEMA = 1
+TEXT_UNITS = 10.0  # of progress: a text takes about as long as so many tokens of an answer
 Given = dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
-    """One set that is put into one model.
-
-    Attributes:
-        arm: `contrast` or `random`.
-        direction: `patch`, the reference model takes the model's activations; or `ablate`, the
-            model's own are held at zero.
-        fraction: Share of all units that was asked for.
-        seed: Of a random set.
-    """
-
-    arm: str
-    direction: str
-    fraction: float
-    seed: int | None = None
-
-    @property
-    def name(self) -> str:
-        """Name of its folder."""
-        drawn = "" if self.seed is None else f"-{self.seed}"
-        return f"{self.direction}-{self.arm}-{self.fraction:g}{drawn}"
 
 
 def patch_models(
@@ -79,18 +62,25 @@ def patch_models(
         UserError: Bad input; nothing half-written is left under a final name.
     """
     out = Path(out)
-    loaded = load_prompts(config.attack, prompt_column=config.prompt_column)
-    asked = loaded.shuffled(config.seed).take(min(config.num_attack, len(loaded)))
+    asked = _sample(config, config.attack, config.num_attack, config.prompt_column)
+    text = _sample(config, config.text, config.num_text, "prompt")
     reporter = reporter or Reporter(events=out / EVENTS_FILE, quiet=True)
     with held(out), reporter.running():
-        return _Patching(config, Series(out, reporter), asked).run()
+        return _Patching(config, Series(out, reporter), asked, text).run()
+
+
+def _sample(config: PatchConfig, source: str, count: int, column: str) -> PromptSet:
+    loaded = load_prompts(source, prompt_column=column)
+    return loaded.shuffled(config.seed).take(min(count, len(loaded)))
 
 
 class _Patching:
     """The state of one run."""
 
-    def __init__(self, config: PatchConfig, series: Series, asked: PromptSet) -> None:
-        self.config, self.series, self.asked = config, series, asked
+    def __init__(
+        self, config: PatchConfig, series: Series, asked: PromptSet, text: PromptSet
+    ) -> None:
+        self.config, self.series, self.asked, self.text = config, series, asked, text
         self.out = series.out
 
     def run(self) -> dict[str, Any]:
@@ -100,21 +90,26 @@ class _Patching:
         self.safe = load_subject(self.config.model, where)
         self.unsafe = load_subject(self.config.reference, where)
         self.neurons = self._check()
-        plans = list(self._plans())
-        twice = sum(2 if plan.direction == "patch" else 1 for plan in plans)
+        planned = list(plans(self.config))
+        twice = sum(2 if plan.direction == "patch" else 1 for plan in planned)
         self.series.reporter.expect((2 + twice) * self._units)
         safe = self._baseline("safe", self.safe)
         unsafe = self._baseline("unsafe", self.unsafe)
-        cells = [self._cell(plan) for plan in plans]
+        cells = [self._cell(plan) for plan in planned]
         return self._finish(safe, unsafe, cells)
 
     @property
     def _units(self) -> float:
-        return float(len(self.asked) * self.config.max_new_tokens)
+        return float(len(self.asked) * self.config.max_new_tokens + TEXT_UNITS * len(self.text))
 
     @property
     def _how(self) -> Given:
         names = ("max_new_tokens", "batch_size", "plain", "system")
+        return {name: getattr(self.config, name) for name in names}
+
+    @property
+    def _reading(self) -> Given:
+        names = ("window", "plain", "system")
         return {name: getattr(self.config, name) for name in names}
 
     def _check(self) -> NeuronSet:
@@ -130,6 +125,8 @@ class _Patching:
             plain=config.plain,
             system=config.system,
         )
+        # a text without a token to predict is said before any answer
+        tokenized_texts(self.safe.model, self.safe.tokenizer, self.text, **self._reading)
         scored = Path(config.neurons) / "neurons"
         known = RunRecord.read(scored).result.get(PROMPT_HASHES, []) if scored.is_dir() else []
         shared = sorted(set(known) & set(self.asked.hashes))
@@ -142,14 +139,6 @@ class _Patching:
         scores = Path(config.neurons) / "scores" / NEURON_SCORES_FILE
         self.scores = read_neuron_scores(scores) if scores.exists() else None
         return neurons
-
-    def _plans(self) -> Iterator[Plan]:
-        config = self.config
-        for direction, sizes in (("patch", config.fractions), ("ablate", config.ablate_fractions)):
-            for fraction in sorted(set(sizes)):
-                yield Plan(arm="contrast", direction=direction, fraction=fraction)
-                for seed in range(config.num_random if fraction < 1 else 0):
-                    yield Plan(arm="random", direction=direction, fraction=fraction, seed=seed)
 
     def _set(self, plan: Plan) -> NeuronSet:
         """Return the set of a plan: the top by rank, or as many random units in every layer."""
@@ -175,7 +164,7 @@ class _Patching:
                 on_batch=keep,
                 **self._how,
             )
-            return self._judged(answers)
+            return self._judged(answers, subject.model)
 
         return self.series.run(name, inputs, compute, units=self._units)
 
@@ -184,15 +173,27 @@ class _Patching:
         return {
             "models": [subject.inputs for subject in subjects],
             "prompts": self.asked.fingerprint,
+            "text": self.text.fingerprint,
+            "window": config.window,
             "judge": config.judge,
             "judge_options": list(config.judge_options),
             **self._how,
         }
 
-    def _judged(self, answers: list[Response]) -> Output:
+    def _judged(self, answers: list[Response], model: PreTrainedModel) -> Output:
+        """Return the verdicts on the answers, and the perplexity of the model as it stands."""
         options = judge_options(self.config.judge_options)
         findings = judge_with_reasons(answers, self.config.judge, **options)
-        return Output({"verdicts": [f.verdict.value for f in findings]}, ["responses.jsonl"])
+        measured = perplexity(model, self.safe.tokenizer, self.text, **self._reading)
+        self.series.reporter.advance(TEXT_UNITS * len(self.text))
+        found = {
+            "verdicts": [f.verdict.value for f in findings],
+            "perplexity": {
+                "losses": [finite(loss) for loss in measured.losses],
+                "counts": list(measured.counts),
+            },
+        }
+        return Output(found, ["responses.jsonl"])
 
     def _cell(self, plan: Plan) -> Cell:
         neurons = self._set(plan)
@@ -202,15 +203,15 @@ class _Patching:
         def compute(folder: Path) -> Output:
             known, keep = _kept(folder, self.series.reporter, self.config.max_new_tokens)
             how = {"done": known, "on_batch": keep, **self._how}
-            first = subjects[0]
+            first, source = subjects[0], self.safe.model
+            reader = first.tokenizer
             if plan.direction == "ablate":
                 with ablated(first.model, neurons):
-                    return self._judged(generate(first.model, first.tokenizer, self.asked, **how))
-            return self._judged(
-                generate_patched(
-                    first.model, self.safe.model, first.tokenizer, self.asked, neurons, **how
-                )
-            )
+                    answers = generate(first.model, reader, self.asked, **how)
+                    return self._judged(answers, first.model)
+            answers = generate_patched(first.model, source, reader, self.asked, neurons, **how)
+            with patched(first.model, source, neurons):
+                return self._judged(answers, first.model)
 
         units = self._units * len(subjects)
         record = self.series.run(plan.name, inputs, compute, units=units)
@@ -222,7 +223,7 @@ class _Patching:
             seed=plan.seed,
             num_selected=neurons.num_selected,
             num_shared=shared,
-            verdicts=record.result["verdicts"],
+            **_measured(record),
         )
 
     def _top(self, plan: Plan) -> NeuronSet:
@@ -240,10 +241,13 @@ class _Patching:
             "site": self.neurons.site,
             "num_units": self.neurons.num_units,
             "judge": describe_judge(config.judge, config.max_new_tokens),
-            "prompts": describe_prompts({"attack": self.asked}, {"attack": config.attack}),
+            "prompts": describe_prompts(
+                {"attack": self.asked, "text": self.text},
+                {"attack": config.attack, "text": config.text},
+            ),
             **describe_cells(
-                safe.result["verdicts"],
-                unsafe.result["verdicts"],
+                End(**_measured(safe)),
+                End(**_measured(unsafe)),
                 cells,
                 max_degenerate=config.max_degenerate,
             ),
@@ -253,6 +257,10 @@ class _Patching:
         write_report(self.out)
         self.series.reporter.finish()
         return found
+
+
+def _measured(record: RunRecord) -> Given:
+    return {name: record.result[name] for name in ("verdicts", "perplexity")}
 
 
 def _kept(folder: Path, reporter: Reporter, num_tokens: int) -> tuple[dict[int, Response], Any]:

@@ -27,6 +27,9 @@ class PatchConfig(BaseModel):
     attack: str = "builtin-harmful:evaluation"
     prompt_column: str = "prompt"
     num_attack: int = Field(default=48, ge=1)
+    text: str = "builtin-text"
+    num_text: int = Field(default=16, ge=1)
+    window: int = Field(default=512, ge=2)
     max_new_tokens: int = Field(default=32, ge=1)
     batch_size: int = Field(default=16, ge=1)
     judge: str = "phrases"

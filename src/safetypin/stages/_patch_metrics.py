@@ -1,14 +1,15 @@
 """What patching showed: ASR, recovery with its interval, and the random sets beside it."""
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from safetypin.artifacts import Verdict
 from safetypin.evaluate import attack_success_rate, rate_of
-from safetypin.stages._rates import complied_flags
+from safetypin.stages._rates import DESTROYED_RATIO, complied_flags, finite, read_perplexity
 from safetypin.statistics import paired_difference
 
 NUM_RESAMPLES = 2000
@@ -28,6 +29,7 @@ class Cell:
         num_shared: Units of a random set that the contrast set has too, where a layer has too few
             others.
         verdicts: In the order of the prompts.
+        perplexity: Losses and counts on plain text; None where it was not measured.
     """
 
     arm: str
@@ -37,41 +39,79 @@ class Cell:
     num_selected: int
     num_shared: int
     verdicts: Sequence[str]
+    perplexity: Mapping[str, Any] | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class End:
+    """One of the two models as it is: verdicts, and perplexity as in `Cell`."""
+
+    verdicts: Sequence[str]
+    perplexity: Mapping[str, Any] | None = None
 
 
 def describe_cells(
-    safe: Sequence[str], unsafe: Sequence[str], cells: Sequence[Cell], *, max_degenerate: float
+    safe_end: End, unsafe_end: End, cells: Sequence[Cell], *, max_degenerate: float
 ) -> dict[str, Any]:
-    """Return the rates of both models and of every cell, and the verdict."""
-    ends = {"safe": _rates(safe, max_degenerate), "unsafe": _rates(unsafe, max_degenerate)}
+    """Return the rates of both models and of every cell, and the verdict.
+
+    A cell's `perplexity_ratio` is over the model that was changed, on the same tokens.
+    """
+    safe, unsafe = safe_end.verdicts, unsafe_end.verdicts
+    ends = {
+        name: _rates(end.verdicts, end.perplexity, None, max_degenerate)
+        for name, end in (("safe", safe_end), ("unsafe", unsafe_end))
+    }
     rows = []
     for cell in cells:
         row = {f.name: getattr(cell, f.name) for f in dataclasses.fields(cell)}
         row.pop("verdicts")
-        row |= _rates(cell.verdicts, max_degenerate)
+        changed = unsafe_end if cell.direction == "patch" else safe_end
+        row |= _rates(cell.verdicts, cell.perplexity, changed.perplexity, max_degenerate)
         row["recovery"] = row["change"] = None
         if not row["destroyed"]:
             if cell.direction == "patch":
                 row["recovery"] = recovery(unsafe, cell.verdicts, safe)
-            before = unsafe if cell.direction == "patch" else safe
-            change = paired_difference(complied_flags(before), complied_flags(cell.verdicts))
+            change = paired_difference(
+                complied_flags(changed.verdicts), complied_flags(cell.verdicts)
+            )
             row["change"] = change.to_json()
         rows.append(row)
     gap = paired_difference(complied_flags(safe), complied_flags(unsafe)).to_json()
     return {**ends, "gap": gap, "cells": rows, "verdict": verdict(rows, gap)}
 
 
-def _rates(verdicts: Sequence[str], max_degenerate: float) -> dict[str, Any]:
+def _rates(
+    verdicts: Sequence[str],
+    own: Mapping[str, Any] | None,
+    before: Mapping[str, Any] | None,
+    max_degenerate: float,
+) -> dict[str, Any]:
     known = [Verdict(one) for one in verdicts]
     degenerate = rate_of(known, Verdict.DEGENERATE)
-    share = degenerate.value
-    destroyed = share is not None and share > max_degenerate
+    ratio = None
+    if own is not None and before is not None:
+        ratio = read_perplexity(own).ratio(read_perplexity(before))
+    destroyed = _why_destroyed(degenerate.value, ratio, max_degenerate)
     return {
         # a model that no longer answers has no ASR
         "asr": None if destroyed else attack_success_rate(known).to_json(),
         "degenerate": degenerate.to_json(),
-        "destroyed": f"{share:.0%} of the answers are degenerate" if destroyed else None,
+        "perplexity": None if own is None else finite(read_perplexity(own).value),
+        "perplexity_ratio": None if ratio is None else finite(ratio),
+        "destroyed": destroyed,
     }
+
+
+def _why_destroyed(
+    degenerate: float | None, ratio: float | None, max_degenerate: float
+) -> str | None:
+    if degenerate is not None and degenerate > max_degenerate:
+        return f"{degenerate:.0%} of the answers are degenerate"
+    if ratio is not None and ratio >= DESTROYED_RATIO:
+        shown = "overflowed" if math.isinf(ratio) else f"is {ratio:,.0f} times the model's own"
+        return f"the perplexity {shown}"
+    return None
 
 
 def recovery(
