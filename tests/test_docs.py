@@ -30,7 +30,7 @@ from safetypin.artifacts import Verdict
 from safetypin.audit import PRESETS, AuditConfig
 from safetypin.audit._config import CONTROLS
 from safetypin.cli import _app, _audit, app
-from safetypin.evaluate import JUDGES, measured
+from safetypin.evaluate import ATTACKS, JUDGES, measured
 from safetypin.prompts import COUNTED, PROMPT_SOURCES
 from safetypin.scores import SCORERS
 from safetypin.select import GROUPS
@@ -87,6 +87,9 @@ def test_every_safetypin_command_parses(page):
             continue
         for option in SOURCE_OPTIONS:
             source = context.params.get(option)
+            if (name, option) == ("evaluate", "attack"):  # ways to ask, where audit has prompts
+                assert set((source or "vanilla").split(",")) <= set(ATTACKS)
+                continue
             if isinstance(source, str) and "/" not in source and "." not in source:
                 assert source in PROMPT_SOURCES, f"{source!r} in: safetypin {name} {words}"
 
@@ -209,6 +212,10 @@ def test_the_table_of_judges_is_the_registry():
     rows = table(METHODS, "## Judges")
     expected = {name: "yes" if judge.checks_degenerate else "no" for name, judge in JUDGES.items()}
     assert {bare(name): apart for name, _, apart in rows} == expected
+
+
+def test_the_table_of_attacks_is_the_registry():
+    assert [bare(name) for name, *_ in table(METHODS, "## Attacks")] == list(ATTACKS)
 
 
 def test_the_measured_figures_of_judges_are_the_recorded_ones():

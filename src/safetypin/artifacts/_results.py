@@ -33,11 +33,11 @@ class Response:
     stopped: bool = True
 
 
-def wilson_interval(num_hits: int, num_trials: int) -> tuple[float, float] | None:
+def wilson_interval(num_hits: float | int, num_trials: float | int) -> tuple[float, float] | None:
     """Return the 95 % Wilson score interval of a rate; None without a trial.
 
     Wilson 1927 (JASA 22, 209-212). Unlike the normal interval it stays in [0, 1] and does not
-    shrink to nothing at 0 or all hits.
+    shrink to nothing at 0 or all hits. An effective number of trials need not be whole.
     """
     if not num_trials:
         return None

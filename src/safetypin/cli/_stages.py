@@ -21,7 +21,8 @@ from safetypin.cli._options import (
     names,
     reporting,
 )
-from safetypin.evaluate import judge_options
+from safetypin.evaluate import AFFIRMATION, ATTACKS, NUM_SAMPLES, judge_options, make_attacks
+from safetypin.prompts import read_suffixes
 from safetypin.report import write_report
 from safetypin.scores import SCORERS
 
@@ -156,7 +157,7 @@ def evaluate(
     borderline: Annotated[str | None, typer.Option(help="Borderline prompts.")] = "builtin-borderline",
     text: Annotated[str | None, typer.Option(help="Texts for the perplexity.")] = "builtin-text",
     num_prompts: Annotated[int | None, typer.Option(min=1, help="Take a random sample of so many of each set, as an audit does.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the samples.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the samples of prompts, and of the draws of --attack decoding.")] = 0,
     prompt_column: Annotated[str, typer.Option(help="Column of the prompt in files.")] = "prompt",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Where an answer is cut off.")] = 32,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts in a batch.")] = 32,
@@ -169,6 +170,11 @@ def evaluate(
     device: DeviceOption = None,
     plain: PlainOption = False,
     system: SystemOption = None,
+    attack: Annotated[str | None, typer.Option(help=f"Attacks on the harmful prompts, comma-separated, of {', '.join(ATTACKS)}.")] = None,
+    suffixes: Annotated[Path | None, typer.Option(help="File with a suffix a line, for --attack suffix.")] = None,
+    num_samples: Annotated[int | None, typer.Option(min=1, help=f"Answers to every prompt, for --attack decoding; {NUM_SAMPLES} where left out.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of --attack decoding; 1 where left out.")] = None,
+    prefill: Annotated[str | None, typer.Option(help=f"How the answer begins, for --attack prefill; {AFFIRMATION!r} where left out.")] = None,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:  # fmt: skip
@@ -198,6 +204,14 @@ def evaluate(
         plain=plain,
         system=system,
         reporter=reporting(out, quiet=quiet, verbose=verbose),
+        attacks=make_attacks(
+            names(attack) or (),
+            suffixes=read_suffixes(suffixes) if suffixes else None,
+            num_samples=num_samples,
+            temperature=temperature,
+            prefill=prefill,
+            seed=seed,
+        ),
     )
     typer.echo(json.dumps(summary, indent=1))
 

@@ -1,7 +1,18 @@
 """Evaluation: answers, verdicts, rates, perplexity."""
 
 from safetypin.evaluate._attack import attack_success_rate, rate_of
-from safetypin.evaluate._generate import generate, tokenized_requests
+from safetypin.evaluate._attack_rates import AttackRates, attack_rates
+from safetypin.evaluate._attacks import (
+    AFFIRMATION,
+    ATTACKS,
+    NUM_SAMPLES,
+    SAFETY_PROMPT,
+    Attack,
+    attack,
+    attack_tokens,
+    make_attacks,
+)
+from safetypin.evaluate._generate import OnBatch, generate, tokenized_requests
 from safetypin.evaluate._generate_patched import generate_patched, patchable, patched
 from safetypin.evaluate._gsm8k import exact_matches, final_number
 from safetypin.evaluate._judge_options import judge_names, judge_options
@@ -16,9 +27,19 @@ from safetypin.evaluate.judges import (
 )
 
 __all__ = [
+    "AFFIRMATION",
+    "ATTACKS",
     "JUDGES",
+    "NUM_SAMPLES",
+    "SAFETY_PROMPT",
+    "Attack",
+    "AttackRates",
+    "OnBatch",
     "Perplexity",
+    "attack",
+    "attack_rates",
     "attack_success_rate",
+    "attack_tokens",
     "check_judge",
     "exact_matches",
     "explain",
@@ -29,6 +50,7 @@ __all__ = [
     "judge_names",
     "judge_options",
     "judge_with_reasons",
+    "make_attacks",
     "measured",
     "patchable",
     "patched",

@@ -1,5 +1,6 @@
 """Answers, generated greedily and in batches, resumable batch by batch."""
 
+import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from safetypin.artifacts import Prompt, PromptSet, Response, UserError
+from safetypin.evaluate._sampling import Draws
 from safetypin.hooks import at_rest
 from safetypin.models import is_out_of_memory
 from safetypin.prompts import encode, window
@@ -52,29 +54,64 @@ def generate(
     Raises:
         UserError: A prompt and its answer would not fit into the model's window.
     """
-    for name, value in {"batch_size": batch_size, "max_new_tokens": max_new_tokens}.items():
+    asked = as_prompts(prompts, batch_size=batch_size, max_new_tokens=max_new_tokens)
+    tokens = tokenized_requests(
+        model, tokenizer, asked, max_new_tokens=max_new_tokens, plain=plain, system=system
+    )
+    return answer_rows(
+        model,
+        tokenizer,
+        [prompt.text for prompt in asked],
+        tokens,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        done=done,
+        on_batch=on_batch,
+    )
+
+
+def as_prompts(prompts: PromptSet | Iterable[Prompt | str], **sizes: int) -> list[Prompt]:
+    """Return prompts given as texts or as themselves, after a look at the sizes.
+
+    Raises:
+        UserError: A size is below 1, or one text is given in place of a list.
+    """
+    for name, value in sizes.items():
         if value < 1:
             raise UserError(f"{name} must be at least 1, got {value}")
     if isinstance(prompts, str):
         raise UserError("prompts must be a list, got one text; put it into a list")
-    asked = [Prompt(text=item) if isinstance(item, str) else item for item in prompts]
-    tokens = tokenized_requests(
-        model, tokenizer, asked, max_new_tokens=max_new_tokens, plain=plain, system=system
-    )
+    return [Prompt(text=item) if isinstance(item, str) else item for item in prompts]
+
+
+def answer_rows(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    requests: Sequence[str],
+    tokens: Sequence[list[int]],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    done: Mapping[int, Response] | None,
+    on_batch: OnBatch | None,
+    draws: Draws | None = None,
+) -> list[Response]:
+    """Answer token rows in batches, greedily or by `draws`; `requests` are what is said of them."""
     answers = dict(done or {})
     for chosen in batched(tokens, batch_size):
         if all(index in answers for index in chosen):
             continue
         with at_rest(model), _greedy(model):
-            outputs = _answer(model, tokenizer, [tokens[i] for i in chosen], max_new_tokens)
+            drawn = draws and draws.of(chosen)
+            outputs = _answer(model, tokenizer, [tokens[i] for i in chosen], max_new_tokens, drawn)
         responses = [
-            make_response(tokenizer, asked[index].text, ids, end)
+            make_response(tokenizer, requests[index], ids, end)
             for index, (ids, end) in zip(chosen, outputs, strict=True)
         ]
         answers.update(zip(chosen, responses, strict=True))
         if on_batch is not None:
             on_batch(chosen, responses)
-    return [answers[index] for index in range(len(asked))]
+    return [answers[index] for index in range(len(tokens))]
 
 
 def tokenized_requests(
@@ -85,15 +122,18 @@ def tokenized_requests(
     max_new_tokens: int,
     plain: bool = False,
     system: str | None = None,
+    prefill: str | None = None,
 ) -> list[list[int]]:
-    """Return the token ids of each templated request.
+    """Return the token ids of each templated request, with those of an answer's beginning.
 
     Raises:
         UserError: A prompt and its answer would not fit into the model's window.
     """
     limit, rows = window(model, tokenizer), []
     for index, prompt in enumerate(prompts):
-        ids = encode(tokenizer, prompt, plain=plain, system=system)[0]
+        begun = dataclasses.replace(prompt, response=prefill)
+        head, tail = encode(tokenizer, begun, plain=plain, system=system)
+        ids = head + tail
         if len(ids) + max_new_tokens > limit:
             raise UserError(
                 f"prompt {index} has {len(ids)} tokens and leaves no room for {max_new_tokens} "
@@ -141,6 +181,7 @@ def _answer(
     tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[list[int]],
     max_new_tokens: int,
+    draws: Draws | None,
 ) -> list[tuple[list[int], bool]]:
     """Return the new token ids of each row, without the end token, and whether there was one."""
     ends = end_tokens(model, tokenizer)
@@ -153,12 +194,14 @@ def _answer(
         eos_token_id=sorted(ends) or None,
         pad_token_id=_pad(tokenizer),
     )
+    how = {"logits_processor": draws.processors()} if draws else {}
     try:
         with torch.inference_mode():
             output = model.generate(  # type: ignore[operator]
                 input_ids=ids.to(model.device),
                 attention_mask=mask.to(model.device),
                 generation_config=config,
+                **how,
             )
         return [cut_answer(new, ends) for new in output[:, width:].tolist()]
     except (RuntimeError, MemoryError) as error:
@@ -173,10 +216,13 @@ def _answer(
     torch.cuda.empty_cache()
     half = len(rows) // 2
     log.warning("out of memory: going on with batches of %d", half)
+    parts = (range(half), range(half, len(rows)))
     return [
         answer
-        for part in (rows[:half], rows[half:])
-        for answer in _answer(model, tokenizer, part, max_new_tokens)
+        for part in parts
+        for answer in _answer(
+            model, tokenizer, [rows[i] for i in part], max_new_tokens, draws and draws.of(part)
+        )
     ]
 
 

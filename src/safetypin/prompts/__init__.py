@@ -3,6 +3,7 @@
 from safetypin.artifacts import PromptSet
 from safetypin.prompts._batches import COUNTED, batches, encode, render, template_id, window
 from safetypin.prompts._named import PROMPT_SOURCES
+from safetypin.prompts._read import read_suffixes
 from safetypin.prompts._sources import load_prompts
 
 PromptSet.loader = staticmethod(load_prompts)
@@ -13,6 +14,7 @@ __all__ = [
     "batches",
     "encode",
     "load_prompts",
+    "read_suffixes",
     "render",
     "template_id",
     "window",

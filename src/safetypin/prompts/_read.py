@@ -31,6 +31,31 @@ def read_file(path: Path) -> list[Row]:
         raise UserError(f"{path} is no readable {path.suffix} file: {error}") from error
 
 
+def read_suffixes(path: Path) -> tuple[str, ...]:
+    """Read adversarial suffixes, one a line; empty lines are left out, as is space around one.
+
+    Raises:
+        UserError: There is no such file, it is not in UTF-8, it holds no suffix or one twice.
+    """
+    try:
+        lines = _lines(path)
+    except FileNotFoundError as error:
+        raise UserError(f"no suffix file {str(path)!r} in {Path.cwd()}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not in UTF-8 ({error}); save it as UTF-8") from error
+    except OSError as error:
+        raise UserError(f"{path} is no readable suffix file: {error}") from error
+    if any("\0" in line for line in lines):  # UTF-16 without its mark reads as UTF-8
+        raise UserError(f"{path} is not in UTF-8 (it holds null characters); save it as UTF-8")
+    suffixes = [line.strip() for line in lines if line.strip()]
+    if not suffixes:
+        raise UserError(f"{path} holds no suffix; write one a line, or find some: safetypin gcg")
+    for place, suffix in enumerate(suffixes):
+        if suffix in suffixes[:place]:
+            raise UserError(f"{path} holds the suffix {suffix!r} twice; remove one of them")
+    return tuple(suffixes)
+
+
 def _lines(path: Path) -> list[str]:
     # not `splitlines`: it also cuts at characters that JSON allows inside a text, such as U+2028
     return path.read_text(encoding=ENCODING).split("\n")

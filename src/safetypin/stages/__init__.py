@@ -1,5 +1,11 @@
 """One function a stage: inputs, compute, save, record. Any stage can be fed by another's files."""
 
+from safetypin.stages._attacks import (
+    AttackSuite,
+    answers_file,
+    attack_model,
+    describe_attacks,
+)
 from safetypin.stages._calibrate import MIN_CALIBRATION, calibrate, read_calibration
 from safetypin.stages._contrast import contrast_models
 from safetypin.stages._contrast_config import ContrastConfig, make_contrast_config
@@ -85,6 +91,7 @@ __all__ = [
     "TRACK_PRESETS",
     "TUNE_PRESETS",
     "UNITS_PER_EXAMPLE",
+    "AttackSuite",
     "ContrastConfig",
     "GuardConfig",
     "Output",
@@ -95,12 +102,15 @@ __all__ = [
     "TrackConfig",
     "TuneConfig",
     "Where",
+    "answers_file",
+    "attack_model",
     "calibrate",
     "check_choice",
     "check_share",
     "complied_flags",
     "contrast_models",
     "cut_sets",
+    "describe_attacks",
     "describe_evaluation",
     "describe_judge",
     "describe_model",

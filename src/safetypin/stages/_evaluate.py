@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from safetypin.artifacts import PromptSet, Response, append_line, read_lines
 from safetypin.evaluate import (
+    OnBatch,
     generate,
     judge_with_reasons,
     perplexity,
@@ -97,15 +98,7 @@ def answer(
 ) -> list[Response]:
     """Let the model answer, keeping every finished batch in `folder` so that a kill loses one."""
     path = folder / f"responses-{name}.jsonl"
-    done = {row["index"]: Response(**row["response"]) for row in read_lines(path)}
-    reporter.advance(len(done) * max_new_tokens, reused=True)
-
-    def keep(indices: list[int], responses: list[Response]) -> None:
-        for index, response in zip(indices, responses, strict=True):
-            append_line(path, {"index": index, "response": dataclasses.asdict(response)})
-        reporter.advance(len(indices) * max_new_tokens)
-        reporter.detail(f"{path}: {len(indices)} more answers, {len(prompts)} in all")
-
+    done, keep = kept_answers(path, len(prompts), max_new_tokens=max_new_tokens, reporter=reporter)
     return generate(
         model,
         tokenizer,
@@ -117,6 +110,22 @@ def answer(
         done=done,
         on_batch=keep,
     )
+
+
+def kept_answers(
+    path: Path, num_answers: int, *, max_new_tokens: int, reporter: Reporter
+) -> tuple[dict[int, Response], OnBatch]:
+    """Return the answers that a file holds by their index, and what adds a batch to it."""
+    done = {row["index"]: Response(**row["response"]) for row in read_lines(path)}
+    reporter.advance(len(done) * max_new_tokens, reused=True)
+
+    def keep(indices: list[int], responses: list[Response]) -> None:
+        for index, response in zip(indices, responses, strict=True):
+            append_line(path, {"index": index, "response": dataclasses.asdict(response)})
+        reporter.advance(len(indices) * max_new_tokens)
+        reporter.detail(f"{path}: {len(indices)} more answers, {num_answers} in all")
+
+    return done, keep
 
 
 def evaluate_model(

@@ -1,14 +1,25 @@
 """`safetypin evaluate`: a model, whole or with a saved set removed, to rates and perplexity."""
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
-from safetypin.artifacts import PromptSet, RunRecord, UserError, Verdict, write_json
-from safetypin.evaluate import check_judge, rate_of
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from safetypin.artifacts import PromptSet, RunRecord, UserError, Verdict, WeightMask, write_json
+from safetypin.evaluate import Attack, check_judge, rate_of
 from safetypin.intervene import pruned
 from safetypin.models import load_model, model_id
 from safetypin.prompts import load_prompts
+from safetypin.stages._attacks import (
+    MAX_DEGENERATE,
+    AttackSuite,
+    attack_model,
+    describe_attacks,
+)
 from safetypin.stages._describe import describe_judge
 from safetypin.stages._evaluate import Suite, evaluate_model
 from safetypin.stages._progress import Reporter
@@ -17,8 +28,33 @@ from safetypin.stages._run import Output, held, run_stage
 from safetypin.stages._score_files import PROMPT_HASHES, sampled
 from safetypin.stages._sets import load_mask
 
-MAX_DEGENERATE = 0.2  # an audit's `max_degenerate`
+# the folder of each part, and the stage that its record names
+STAGES = {"evaluation": "evaluate", "attacks": "attack"}
 SHOWN = (Verdict.REFUSAL, Verdict.COMPLIED, Verdict.DEGENERATE)
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """What a part of an evaluation measures: a suite of one kind or another."""
+
+    @property
+    def inputs(self) -> Mapping[str, Any]:
+        """What the results depend on."""
+
+    @property
+    def units(self) -> float:
+        """Work in units of about one generated token."""
+
+    def check(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Raise before the work if something does not fit the model."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Part:
+    """One stage of an evaluation: its suite, and what measures it into a folder."""
+
+    suite: Measured
+    measure: Callable[..., Output]
 
 
 def evaluate_files(
@@ -43,6 +79,7 @@ def evaluate_files(
     plain: bool,
     system: str | None,
     reporter: Reporter,
+    attacks: tuple[Attack, ...] = (),
 ) -> dict[str, Any]:
     """Evaluate a model, whole or with a set removed; save and return the summary.
 
@@ -66,32 +103,70 @@ def evaluate_files(
     )
     if mask and not allow_shared_prompts:
         _check_held_out(mask, suite.prompts)
+    parts = _parts(suite, attacks)
     with held(out), reporter.running():
-        reporter.expect(suite.units)
+        reporter.expect(sum(part.suite.units for part in parts.values()))
         loaded, tokenizer = load_model(model, dtype=dtype, device=device)
         identity = model_id(loaded)
         chosen = load_mask(mask, identity, any_model=any_model) if mask else None
-        suite.check(loaded, tokenizer)
-
-        def compute(folder: Path) -> Output:
-            if chosen is None:
-                return evaluate_model(folder, loaded, tokenizer, suite, reporter=reporter)
-            with pruned(loaded, chosen):
-                return evaluate_model(folder, loaded, tokenizer, suite, reporter=reporter)
-
-        fingerprint = chosen and chosen.fingerprint
-        inputs = {
-            "model_id": identity,
-            "dtype": str(loaded.dtype),
-            "mask": fingerprint,
-            "suite": suite.inputs,
-        }
-        reporter.stage("evaluation", suite.units)
-        record, _ = run_stage(out / "evaluation", "evaluate", inputs, compute, reporter=reporter)
-        summary = summarise(record.result, judge_name, max_new_tokens)
+        for part in parts.values():
+            part.suite.check(loaded, tokenizer)
+        records = {}
+        for name, part in parts.items():
+            inputs = {
+                "model_id": identity,
+                "dtype": str(loaded.dtype),
+                "mask": chosen and chosen.fingerprint,
+                "suite": part.suite.inputs,
+            }
+            compute = partial(_compute, part, loaded, tokenizer, chosen, reporter=reporter)
+            reporter.stage(name, part.suite.units)
+            records[name], _ = run_stage(
+                out / name, STAGES[name], inputs, compute, reporter=reporter
+            )
+        summary = summarise(records["evaluation"].result, judge_name, max_new_tokens)
+        if attacks:
+            named = {how.name: how for how in attacks}
+            summary["attacks"] = describe_attacks(named, records["attacks"].result)
         write_json(out / "summary.json", summary)
         reporter.finish()
     return summary
+
+
+def _parts(suite: Suite, attacks: tuple[Attack, ...]) -> dict[str, _Part]:
+    parts = {"evaluation": _Part(suite=suite, measure=evaluate_model)}
+    if attacks:
+        parts["attacks"] = _Part(suite=_attack_suite(suite, attacks), measure=attack_model)
+    return parts
+
+
+def _attack_suite(suite: Suite, attacks: tuple[Attack, ...]) -> AttackSuite:
+    if "harmful" not in suite.prompts:
+        raise UserError("attacks need harmful prompts; give --harmful a file or a source")
+    return AttackSuite(
+        attacks=attacks,
+        prompts=suite.prompts["harmful"],
+        max_new_tokens=suite.max_new_tokens,
+        batch_size=suite.batch_size,
+        judge=suite.judge,
+        judge_options=suite.judge_options,
+        plain=suite.plain,
+        system=suite.system,
+    )
+
+
+def _compute(
+    part: _Part,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    mask: WeightMask | None,
+    folder: Path,
+    *,
+    reporter: Reporter,
+) -> Output:
+    removed: AbstractContextManager[object] = pruned(model, mask) if mask else nullcontext()
+    with removed:
+        return part.measure(folder, model, tokenizer, part.suite, reporter=reporter)
 
 
 def _check_held_out(mask: Path, prompts: Mapping[str, PromptSet]) -> None:
