@@ -35,6 +35,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from safetypin.artifacts import Basis, Batch, Prompt, PromptSet, WeightMask, load, save
+from safetypin.grams import MAX_TOKENS, Grams
 from safetypin.hooks import at_rest, watch
 from safetypin.intervene import Full, Protection, Training, Warp, finetune
 from safetypin.models import block_weights, input_sites, load_model, num_layers
@@ -116,7 +117,7 @@ def basis_rows(options: argparse.Namespace) -> list[Row]:
     parts, weights = examples(tokenizer, "all"), block_weights(model)
     sites = input_sites(weights)
     widths = [w.d_in for n, w in weights.items() if n == _first_of(sites, sites[n])]
-    pieces = list(passes(parts, torch.device("cpu"), _streamed.MAX_TOKENS["cpu"]))
+    pieces = list(passes(parts, torch.device("cpu"), MAX_TOKENS["cpu"]))
     inputs = {d: [torch.randn(int(p.counted.sum()), d) for p in pieces] for d in set(widths)}
 
     @torch.no_grad()
@@ -130,9 +131,9 @@ def basis_rows(options: argparse.Namespace) -> list[Row]:
 
     @torch.no_grad()
     def ours() -> None:
-        grams = _streamed.Grams(weights)
+        grams = Grams(weights)
         with at_rest(model), watch(sites_of(weights), grams.see):
-            for piece in passes(parts, torch.device("cpu"), _streamed.MAX_TOKENS["cpu"]):
+            for piece in passes(parts, torch.device("cpu"), MAX_TOKENS["cpu"]):
                 grams.start(piece.counted)
                 forward(model, piece, logits_to_keep=1)
 
@@ -151,9 +152,9 @@ def _svd_row(options: argparse.Namespace, model: PreTrainedModel, parts: list[Ba
     count = min(options.svd_layers, num_layers(model))
     weights = {n: w for n, w in block_weights(model).items() if w.layer < count}
     sites = input_sites(weights)
-    grams = _streamed.Grams(weights)
+    grams = Grams(weights)
     with torch.no_grad(), at_rest(model), watch(sites_of(weights), grams.see):
-        for piece in passes(parts, torch.device("cpu"), _streamed.MAX_TOKENS["cpu"]):
+        for piece in passes(parts, torch.device("cpu"), MAX_TOKENS["cpu"]):
             grams.start(piece.counted)
             forward(model, piece, logits_to_keep=1)
     sums = grams._sums

@@ -34,6 +34,7 @@ from safetypin.intervene import (
     Warp,
     ablated,
     finetune,
+    projected,
     pruned,
     save_tuned,
 )
@@ -42,7 +43,7 @@ from safetypin.predict import Guard, GuardedGenerator
 from safetypin.prompts import batches
 from safetypin.scores import SCORERS, contrast, magnitude, random_scores, snip, wanda
 from safetypin.select import matched_random, overlap, random_neurons, top_fraction, top_neurons
-from safetypin.subspaces import input_basis
+from safetypin.subspaces import actsvd, input_basis
 from safetypin.track import drift, score_dynamics
 
 __version__ = version("safetypin")
@@ -75,6 +76,7 @@ __all__ = [
     "WeightMask",
     "WeightScores",
     "ablated",
+    "actsvd",
     "attack_success_rate",
     "audit",
     "batches",
@@ -91,6 +93,7 @@ __all__ = [
     "matched_random",
     "overlap",
     "perplexity",
+    "projected",
     "pruned",
     "random_neurons",
     "random_scores",

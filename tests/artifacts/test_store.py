@@ -324,7 +324,7 @@ def test_a_run_of_another_stage_is_no_artifact(tmp_path):
         stage="evaluation", inputs={}, result={}, files=files, seconds=0.0, environment={}
     ).write(tmp_path)
     assert message_of(tmp_path) == (
-        f"{tmp_path} holds neither scores nor a mask nor a basis but a evaluation run"
+        f"{tmp_path} holds neither scores nor a mask, basis or ranks but a evaluation run"
     )
 
 

@@ -14,7 +14,9 @@ def inputs_by_brute_force(model, batches, names):
     seen = {name: [] for name in names}
     for name in names:
         module = model.get_submodule(name.removesuffix(".weight"))
-        module.register_forward_pre_hook(lambda _, args, n=name: seen[n].append(args[0][0]))
+        module.register_forward_pre_hook(
+            lambda _, args, n=name: seen[n].append(args[0].flatten(0, -2))
+        )
     counts = []
     with torch.no_grad():
         for ids, counted in rows_of(batches):

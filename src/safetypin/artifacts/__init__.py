@@ -26,6 +26,14 @@ from safetypin.artifacts._foreign import read_foreign
 from safetypin.artifacts._masks import WeightMask, model_hash
 from safetypin.artifacts._neurons import SITES, NeuronScores, NeuronSet
 from safetypin.artifacts._prompts import Batch, Prompt, PromptSet, normalise
+from safetypin.artifacts._ranks import (
+    RANKS_FILE,
+    Rank,
+    RankBasis,
+    read_ranks,
+    too_few_tokens,
+    write_ranks,
+)
 from safetypin.artifacts._results import Rate, Response, Verdict, wilson_interval
 from safetypin.artifacts._run import RunRecord, inputs_hash, payload_hashes
 from safetypin.artifacts._save import load, save
@@ -51,6 +59,7 @@ __all__ = [
     "NEURONS_FILE",
     "NEURON_SCORES_FILE",
     "PART",
+    "RANKS_FILE",
     "SITES",
     "ArtifactMismatchError",
     "Basis",
@@ -61,6 +70,8 @@ __all__ = [
     "NeuronSet",
     "Prompt",
     "PromptSet",
+    "Rank",
+    "RankBasis",
     "Rate",
     "Response",
     "RunRecord",
@@ -87,10 +98,12 @@ __all__ = [
     "read_mask",
     "read_neuron_scores",
     "read_neurons",
+    "read_ranks",
     "read_scores",
     "replacing",
     "save",
     "tensor_hash",
+    "too_few_tokens",
     "wilson_interval",
     "write_basis",
     "write_directions",
@@ -98,6 +111,7 @@ __all__ = [
     "write_mask",
     "write_neuron_scores",
     "write_neurons",
+    "write_ranks",
     "write_scores",
     "write_tensors",
     "write_text",

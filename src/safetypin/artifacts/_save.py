@@ -10,6 +10,13 @@ from safetypin.artifacts._errors import DamagedArtifactError, UserError
 from safetypin.artifacts._files import PART, disk_errors
 from safetypin.artifacts._masks import Members, WeightMask
 from safetypin.artifacts._neurons import NeuronScores, NeuronSet
+from safetypin.artifacts._ranks import (
+    RANKS_FILE,
+    RankBasis,
+    describe_ranks,
+    read_ranks,
+    write_ranks,
+)
 from safetypin.artifacts._run import RunRecord, payload_hashes
 from safetypin.artifacts._scores import WeightScores
 from safetypin.artifacts._store import (
@@ -27,7 +34,7 @@ from safetypin.artifacts._store import (
 
 SCORES_FILE = "scores.safetensors"
 MASK_FILE = "mask.safetensors"
-Artifact = WeightScores | WeightMask | NeuronScores | NeuronSet | Basis
+Artifact = WeightScores | WeightMask | NeuronScores | NeuronSet | Basis | RankBasis
 
 
 def save(
@@ -38,7 +45,7 @@ def save(
     environment: Mapping[str, Any] | None = None,
     seconds: float = 0.0,
 ) -> RunRecord:
-    """Save scores, a set or a basis as a run folder: the payload, then `run.json`.
+    """Save scores, a set, a basis or ranks as a run folder: the payload, then `run.json`.
 
     Raises:
         UserError: The folder holds something else, or the disk is full.
@@ -83,7 +90,7 @@ def load(folder: str | Path) -> Artifact:
             found: Artifact = kind.read(folder)
             return found
     raise DamagedArtifactError(
-        f"{folder} holds neither scores nor a mask nor a basis but a {record.stage} run"
+        f"{folder} holds neither scores nor a mask, basis or ranks but a {record.stage} run"
     )
 
 
@@ -159,5 +166,6 @@ _KINDS = (
         _neuron_scores_result,
     ),
     _of_one_file(NeuronSet, "neurons", NEURONS_FILE, write_neurons, read_neurons, _neurons_result),
+    _of_one_file(RankBasis, "ranks", RANKS_FILE, write_ranks, read_ranks, describe_ranks),
     _Kind(Basis, "basis", BASIS_FILE, write_basis, read_basis, describe_basis),
 )

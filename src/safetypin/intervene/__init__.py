@@ -1,7 +1,8 @@
-"""Interventions on a model: pruned while in a block, or fine-tuned under a protection."""
+"""Interventions on a model: a change while in a block, or fine-tuning under a protection."""
 
 from safetypin.intervene._ablate import ablated
 from safetypin.intervene._data import TrainingRows, training_rows
+from safetypin.intervene._project import RemovedRanks, projected, removed_ranks
 from safetypin.intervene._prune import check_mask, pruned
 from safetypin.intervene._save import save_tuned
 from safetypin.intervene._train import MEASURED_FILE, finetune
@@ -32,6 +33,7 @@ __all__ = [
     "OnlyTrain",
     "Protection",
     "ProtectionKind",
+    "RemovedRanks",
     "Rewind",
     "Training",
     "TrainingRows",
@@ -40,7 +42,9 @@ __all__ = [
     "ablated",
     "check_mask",
     "finetune",
+    "projected",
     "pruned",
+    "removed_ranks",
     "save_tuned",
     "training_rows",
 ]

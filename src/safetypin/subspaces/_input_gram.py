@@ -9,9 +9,10 @@ from collections.abc import Iterable
 from transformers import PreTrainedModel
 
 from safetypin.artifacts import Basis, Batch, tensor_hash
+from safetypin.grams import blocks_of_layers
 from safetypin.models import input_sites, model_id, transposed, weights_of_layers
 from safetypin.passes import Progress
-from safetypin.subspaces._streamed import block_directions, blocks_of_layers
+from safetypin.subspaces._streamed import block_directions
 
 
 def input_basis(
