@@ -22,6 +22,7 @@ COMMANDS = {  # what makes the folder of each kind
     "guard": "safetypin guard fit --model MODEL --neurons DIR",
     "chain": "safetypin run FILE",
     "experiment": "safetypin run FILE",
+    "sweep": "safetypin run FILE",
 }
 
 PartT = TypeVar("PartT", bound=Part)

@@ -9,6 +9,7 @@ from safetypin.report._experiment import write_experiment_report
 from safetypin.report._guard import write_guard_report
 from safetypin.report._patch import write_patch_report
 from safetypin.report._read import kind_of
+from safetypin.report._sweep import write_sweep_report
 from safetypin.report._track import write_track_report
 from safetypin.report._tune import write_tune_report
 
@@ -21,6 +22,7 @@ _WRITERS = {
     "guard": write_guard_report,
     "chain": write_chain_report,
     "experiment": write_experiment_report,
+    "sweep": write_sweep_report,
 }
 
 

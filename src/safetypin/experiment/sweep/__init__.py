@@ -1,0 +1,7 @@
+"""A sweep: many methods at many sizes, each with its controls, measured on the same prompts."""
+
+from safetypin.experiment.sweep._file import Sweep, is_sweep, read_sweep
+from safetypin.experiment.sweep._run import run_sweep
+from safetypin.experiment.sweep._shards import Shard, parse_shard
+
+__all__ = ["Shard", "Sweep", "is_sweep", "parse_shard", "read_sweep", "run_sweep"]

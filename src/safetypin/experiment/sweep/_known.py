@@ -1,0 +1,51 @@
+"""What Wei et al. 2024 (arXiv:2402.05162) report for Llama-2-7B-chat, to stand beside a result.
+
+Tables 6 and 7 of the paper, as gathered in the project's study of it: attack success vanilla, with
+adversarial suffixes, with adversarial decoding, and mean accuracy over six zero-shot tasks.
+"""
+
+from typing import NamedTuple
+
+MODEL = "llama-2-7b-chat"
+
+
+class Known(NamedTuple):
+    """A row of the paper; `share` is of the weights, None where ranks are removed."""
+
+    share: float | None
+    vanilla: float
+    suffix: float
+    decoding: float
+    accuracy: float
+
+
+BASELINE = {"vanilla": 0.0, "accuracy": 0.58}
+# by (q, p): the top q of safety minus the top p of utility
+DIFFERENCE = {
+    (0.01, 0.01): Known(0.0063, 0.10, 0.97, 0.86, 0.54),
+    (0.01, 0.02): Known(0.0046, 0.06, 0.94, 0.84, 0.55),
+    (0.02, 0.03): Known(0.0094, 0.21, 0.97, 0.89, 0.55),
+    (0.02, 0.04): Known(0.0078, 0.09, 0.97, 0.88, 0.56),
+    (0.03, 0.07): Known(0.0086, 0.06, 0.97, 0.89, 0.58),
+    (0.04, 0.04): Known(0.0203, 0.81, 0.97, 0.92, 0.51),
+    (0.05, 0.05): Known(0.0241, 0.92, 0.97, 0.95, 0.51),
+    (0.05, 0.06): Known(0.0210, 0.70, 0.99, 0.91, 0.53),
+    (0.06, 0.06): Known(0.0275, 0.87, 0.97, 0.93, 0.51),
+    (0.08, 0.09): Known(0.0299, 0.87, 0.98, 0.93, 0.52),
+}
+# by (utility ranks kept, safety ranks taken) of 4096: in the paper 4096 minus these, r_u / r_s
+PROJECTION = {
+    (646, 96): Known(None, 0.67, 1.00, 0.88, 0.59),
+    (546, 96): Known(None, 0.68, 0.99, 0.90, 0.59),
+    (146, 6): Known(None, 0.71, 0.97, 0.91, 0.59),
+    (96, 6): Known(None, 0.71, 0.97, 0.92, 0.58),
+    (16, 6): Known(None, 0.65, 0.98, 0.94, 0.57),
+}
+
+
+def known(model: str, kind: str, pair: tuple[float, float]) -> Known | None:
+    """Return the paper's row for a cell, where it has one."""
+    if MODEL not in model.lower():
+        return None
+    table: dict[tuple[float, float], Known] = DIFFERENCE if kind == "difference" else PROJECTION
+    return table.get(pair)

@@ -1,0 +1,123 @@
+"""What is measured of a model as it stands: answers, attacks, perplexity, multiple choice."""
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from safetypin.artifacts import PromptSet
+from safetypin.audit import suite_of
+from safetypin.evaluate import judge, judge_options, make_attacks
+from safetypin.experiment.sweep._file import Sweep
+from safetypin.prompts import read_suffixes
+from safetypin.stages import (
+    AttackSuite,
+    Output,
+    Reporter,
+    Suite,
+    attack_model,
+    evaluate_model,
+    read_responses,
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Battery:
+    """Everything that a cell is measured on; the same for every cell.
+
+    Attributes:
+        suite: The bare requests, harmless ones, and texts.
+        attacks: The attacks; None where none is asked for.
+        also_judges: Judges that judge the answers to the bare requests again.
+    """
+
+    suite: Suite
+    attacks: AttackSuite | None
+    also_judges: tuple[str, ...]
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What the results depend on."""
+        return {
+            "suite": self.suite.inputs,
+            "attacks": self.attacks and self.attacks.inputs,
+            "also_judges": list(self.also_judges),
+        }
+
+    @property
+    def units(self) -> float:
+        """Work in units of about one generated token."""
+        return self.suite.units + (self.attacks.units if self.attacks else 0.0)
+
+    def check(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Raise before anything is generated if a prompt or a text does not fit the model.
+
+        Raises:
+            UserError: As the suites say.
+        """
+        self.suite.check(model, tokenizer)
+        if self.attacks is not None:
+            self.attacks.check(model, tokenizer)
+
+
+def battery(sweep: Sweep, prompts: Mapping[str, PromptSet]) -> Battery:
+    """Return what every cell of a sweep is measured on.
+
+    Raises:
+        UserError: The file of suffixes cannot be read, or an attack lacks what it needs.
+    """
+    suite, asked = suite_of(sweep.config, prompts), sweep.measures
+    attacks = None
+    if asked.attacks:
+        attacks = AttackSuite(
+            attacks=make_attacks(asked.attacks, **_attack_settings(sweep)),
+            prompts=prompts["attack"].take(min(asked.num_attacked, len(prompts["attack"]))),
+            max_new_tokens=suite.max_new_tokens,
+            batch_size=suite.batch_size,
+            judge=suite.judge,
+            judge_options=judge_options(sweep.config.judge_options),
+            plain=suite.plain,
+            system=suite.system,
+        )
+    return Battery(suite=suite, attacks=attacks, also_judges=asked.also_judges)
+
+
+def _attack_settings(sweep: Sweep) -> dict[str, Any]:
+    """Return what the attacks take; a setting that none of them takes stays out."""
+    asked = sweep.measures
+    found: dict[str, Any] = {"seed": sweep.config.seed}
+    if "decoding" in asked.attacks:
+        found |= {"num_samples": asked.num_samples, "temperature": asked.temperature}
+    if asked.prefill is not None:
+        found["prefill"] = asked.prefill
+    if asked.suffixes is not None:
+        found["suffixes"] = read_suffixes(Path(asked.suffixes))
+    return found
+
+
+def measure(
+    folder: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    wanted: Battery,
+    *,
+    reporter: Reporter,
+) -> Output:
+    """Measure the model as it stands, answer by answer into `folder`."""
+    start = time.monotonic()
+    output = evaluate_model(folder, model, tokenizer, wanted.suite, reporter=reporter)
+    result, files = dict(output.result), list(output.files)
+    responses = read_responses(folder, "harmful")
+    result["also_judged"] = {
+        name: [verdict.value for verdict in judge(responses, name)] for name in wanted.also_judges
+    }
+    result["attacks"] = None
+    if wanted.attacks is not None:
+        attacked = attack_model(folder, model, tokenizer, wanted.attacks, reporter=reporter)
+        result["attacks"] = attacked.result["verdicts"]
+        files += attacked.files
+    result["measured_s"] = round(time.monotonic() - start, 3)
+    return Output(result, files)

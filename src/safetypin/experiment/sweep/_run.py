@@ -1,0 +1,227 @@
+"""Run a sweep: prepare once, then change, measure and restore, cell after cell."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from safetypin.artifacts import RunRecord, write_json
+from safetypin.audit import check_prompts, read_prompts, short_sets
+from safetypin.experiment.sweep._cells import Cell, Removed
+from safetypin.experiment.sweep._collect import collect
+from safetypin.experiment.sweep._file import Sweep
+from safetypin.experiment.sweep._measure import Battery, battery, measure
+from safetypin.experiment.sweep._methods import Random
+from safetypin.experiment.sweep._prepare import Making, prepare
+from safetypin.experiment.sweep._prepared import Prepared
+from safetypin.experiment.sweep._shards import Shard, holding
+from safetypin.experiment.sweep._tables import write_tables
+from safetypin.models import load_model, model_fingerprint, model_id
+from safetypin.report import write_report
+from safetypin.stages import (
+    UNITS_PER_EXAMPLE,
+    Output,
+    Reporter,
+    Series,
+    Subject,
+    calibrated,
+    held,
+)
+
+CELLS = "cells"
+MakeReporter = Callable[[Path], Reporter]
+
+
+@dataclasses.dataclass(frozen=True)
+class Answering:
+    """How the model answers the prompts that it is scored on."""
+
+    max_new_tokens: int
+    answer_batch_size: int
+    judge: str
+    judge_options: tuple[str, ...]
+    plain: bool
+    system: str | None
+
+
+def run_sweep(
+    sweep: Sweep, out: Path, *, reporter: Reporter, shard: Shard | None = None
+) -> dict[str, Any]:
+    """Run every cell, or those of one shard; then metrics.json, tables, figures and the page.
+
+    The model is loaded once, changed in place and restored bit for bit; what is done in `out` with
+    the same inputs is not done again, so a killed sweep goes on where it was.
+
+    Args:
+        sweep: What is run.
+        out: The run folder; shards share it.
+        reporter: Told how it goes on.
+        shard: Which part of the cells; all where None.
+
+    Returns:
+        The content of metrics.json: of all cells that are done so far, by whichever shard.
+
+    Raises:
+        UserError: Bad input; nothing half-written is left under a final name.
+    """
+    prompts = read_prompts(sweep.config)
+    with reporter.running(), ExitStack() as stack:
+        with holding(out, shard, reporter):
+            running = _Running(sweep, out, prompts, reporter)
+            running.prepare()
+            if shard is None:
+                return running.run(None)
+        part = out / "shards" / f"{shard.index}-of-{shard.count}"
+        stack.enter_context(held(part))
+        return running.run(shard)
+
+
+class _Running:
+    """The state of one sweep: the loaded model and what was prepared."""
+
+    def __init__(
+        self, sweep: Sweep, out: Path, prompts: Mapping[str, Any], reporter: Reporter
+    ) -> None:
+        self.sweep, self.out, self.prompts, self.reporter = sweep, out, prompts, reporter
+        self.series = Series(out, reporter)
+        config = sweep.config
+        reporter.stage("loading the model")
+        model, tokenizer = load_model(config.model, dtype=config.dtype, device=config.device)
+        self.subject = Subject(model=model, tokenizer=tokenizer, identity=model_id(model))
+        self.reference = None
+        if sweep.measures.reference is not None:
+            how = {"dtype": config.dtype, "device": config.device}
+            self.reference = load_model(sweep.measures.reference, **how)[0]
+        self.battery: Battery = battery(sweep, prompts)
+        self.fingerprint = model_fingerprint(model)
+
+    def prepare(self) -> None:
+        """Check everything, measure the untouched model, and make what cells are cut from."""
+        config, subject = self.sweep.config, self.subject
+        check_prompts(config, self.prompts, self.battery.suite, subject.model, subject.tokenizer)
+        self.battery.check(subject.model, subject.tokenizer)
+        for note in short_sets(config, self.prompts):
+            self.reporter.note(note)
+        self.reporter.expect(self._units())
+        self.baseline = self.series.run(
+            "baseline", self._inputs(), self._measured, units=self.battery.units
+        )
+        answering = Answering(
+            config.max_new_tokens, config.batch_size, config.judge, config.judge_options,
+            config.plain, config.system,
+        )  # fmt: skip
+        answered = {
+            name: calibrated(self.series, answering, subject, name, self.prompts[name])
+            for name in ("safety", "utility")
+        }
+        making = Making(
+            sweep=self.sweep,
+            series=self.series,
+            subject=subject,
+            reference=self.reference,
+            prompts=answered,
+        )
+        self.made = prepare(making)
+        self.calibration = {name: found.fingerprint for name, found in answered.items()}
+        self.prepared = Prepared(self.out, subject.model, self.reference, config.seed)
+
+    def run(self, shard: Shard | None) -> dict[str, Any]:
+        """Run the cells, then write what is found."""
+        cells = self.sweep.cells if shard is None else shard.part(self.sweep.cells)
+        for place, cell in enumerate(cells, start=1):
+            self._cell(cell, f"[{place}/{len(cells)}] ")
+        if model_fingerprint(self.subject.model) != self.fingerprint:
+            raise AssertionError("a cell left the model changed")
+        if shard is None:
+            return self._write()
+        with holding(self.out, shard, self.reporter):
+            return self._write()
+
+    def _units(self) -> float:
+        asked = sum(len(self.prompts[name]) for name in ("safety", "utility"))
+        scorers = {m.scorer for m in self.sweep.methods.values() if m.scorer is not None}
+        scoring = asked * (self.sweep.config.max_new_tokens + UNITS_PER_EXAMPLE * len(scorers))
+        return self.battery.units * (1 + len(self.sweep.cells)) + scoring
+
+    def _inputs(self) -> dict[str, Any]:
+        return {**self.subject.inputs, **self.battery.inputs}
+
+    def _measured(self, folder: Path) -> Output:
+        subject = self.subject
+        return measure(
+            folder, subject.model, subject.tokenizer, self.battery, reporter=self.reporter
+        )
+
+    def _cell(self, cell: Cell, place: str) -> RunRecord:
+        method = self.sweep.methods[cell.method]
+        inputs = {
+            **self._inputs(),
+            "cell": dataclasses.asdict(cell),
+            "method": self.sweep.of(cell).model_dump(),
+            "control": method.model_dump() if isinstance(method, Random) else None,
+            "calibration": self.calibration,
+            "scoring": self._scoring(),
+        }
+        self.reporter.note(f"{place}{cell.id}")
+        return self.series.run(
+            f"{CELLS}/{cell.id}",
+            inputs,
+            lambda folder: self._change_and_measure(cell, folder),
+            units=self.battery.units,
+        )
+
+    def _scoring(self) -> dict[str, Any]:
+        config = self.sweep.config
+        names = ("counted", "reduction", "targets", "seed", "plain", "system")
+        return {
+            **{name: getattr(config, name) for name in names},
+            "reference": self.sweep.measures.reference,
+        }
+
+    def _change_and_measure(self, cell: Cell, folder: Path) -> Output:
+        method, control = self.sweep.of(cell), self.sweep.methods[cell.method]
+        start = time.monotonic()
+        if isinstance(control, Random):
+            assert cell.like is not None and cell.seed is not None
+            change = method.control(
+                self.prepared, cell.size, cell.like, cell.seed, control.match
+            )
+        else:
+            change = method.change(self.prepared, cell.size, cell.id)
+        removed: Removed = method.removed(self.prepared, cell.size, cell.like or cell.id)
+        with change:
+            changed = time.monotonic() - start
+            output = self._measured(folder)
+            start = time.monotonic()
+        result = {
+            **output.result,
+            "removed": dataclasses.asdict(removed),
+            "change_s": round(changed + time.monotonic() - start, 3),
+        }
+        return Output(result, output.files)
+
+    def _write(self) -> dict[str, Any]:
+        records = {}
+        for cell in self.sweep.cells:
+            folder = self.out / CELLS / cell.id
+            if (folder / "run.json").exists():
+                records[cell.id] = RunRecord.read(folder)
+        attacks = self.battery.attacks.attacks if self.battery.attacks else ()
+        found = collect(
+            self.sweep,
+            self.subject,
+            self.prompts,
+            self.baseline,
+            records,
+            self.made,
+            self.series,
+            {how.name: how for how in attacks},
+        )
+        write_json(self.out / "metrics.json", found)
+        write_tables(self.out, found)
+        write_report(self.out)
+        self.reporter.finish()
+        return found
+

@@ -1,0 +1,59 @@
+"""The cells as a table for other programs, and the paper's Tables 6 and 7 as CSV."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from safetypin.artifacts import replacing
+
+CELLS_FILE = "cells.parquet"
+PAPER_FILES = {"difference": "table6.csv", "projection": "table7.csv"}
+RATES = (
+    "asr", "refusal", "complied", "degenerate", "harmless_refused", "harmless_degenerate",
+    "borderline_refused",
+)  # fmt: skip
+
+
+def write_tables(out: Path, found: Mapping[str, Any]) -> None:
+    """Write `cells.parquet`, and a CSV for each of the paper's tables that has a row."""
+    rows = [_row("baseline", found["baseline"])]
+    rows += [_row(cell["id"], cell) for cell in found["cells"]]
+    with replacing(out / CELLS_FILE) as temporary:
+        pd.DataFrame(rows).to_parquet(temporary, index=False)
+    kinds = {method["name"]: method["kind"] for method in found["methods"]}
+    for kind, file in PAPER_FILES.items():
+        cells = [cell for cell in found["cells"] if kinds[cell["method"]] == kind]
+        if cells:
+            with replacing(out / file) as temporary:
+                pd.DataFrame([_row(cell["id"], cell) for cell in cells]).to_csv(
+                    temporary, index=False
+                )
+
+
+def _row(name: str, cell: Mapping[str, Any]) -> dict[str, Any]:
+    removed = cell.get("removed") or {}
+    row: dict[str, Any] = {"cell": name}
+    row |= {key: cell.get(key) for key in ("method", "size", "seed", "like", "why_destroyed")}
+    row |= {key: removed.get(key) for key in ("unit", "count", "total", "share")}
+    for rate in RATES:
+        row |= _rate(rate, cell[rate])
+    for attack, rates in sorted(cell["attacks"].items()):
+        row |= _rate(f"{attack}_mean", rates["mean"])
+        row |= _rate(f"{attack}_any_of_{rates['num_variants']}", rates["any_of_n"])
+    for judge, rate in sorted(cell["also_judged"].items()):
+        row |= _rate(f"asr_judged_by_{judge}", rate)
+    row["perplexity_ratio"] = cell.get("perplexity_ratio", 1.0)
+    return row
+
+
+def _rate(name: str, rate: Mapping[str, Any] | None) -> dict[str, Any]:
+    low, high = (rate or {}).get("interval") or (None, None)
+    return {
+        name: rate and rate["value"],
+        f"{name}_hits": rate and rate["num_hits"],
+        f"{name}_judged": rate and rate["num_judged"],
+        f"{name}_low": low,
+        f"{name}_high": high,
+    }

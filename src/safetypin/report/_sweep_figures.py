@@ -1,0 +1,181 @@
+"""Figure 2 of Wei et al. with what it lacked: controls, intervals, and which points are ruins."""
+
+import math
+from collections.abc import Callable, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from safetypin.report._picture import Picture
+from safetypin.report._style import GRID, INK, PAPER, SOFT, light_grid
+from safetypin.report._sweep_metrics import SweepCell, SweepMethod, SweepMetrics
+
+# Okabe and Ito's colours, which colour-blind readers tell apart, but for black and yellow
+COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7f3c8d")
+MARKERS = "os^Dv<>Pph*"
+CONTROL = "x"
+MOST = 100.0  # a perplexity ratio beyond stands at the edge
+VANILLA = "vanilla"
+
+Point = tuple[float, float, tuple[float, float] | None]
+ByCell = Callable[[SweepCell], Point | None]
+
+
+def utility_picture(metrics: SweepMetrics) -> Picture:
+    """Return the ASR against what the change cost in language, one panel an attack."""
+    attacks = [VANILLA, *metrics.baseline.attacks]
+    columns = min(len(attacks), 3)
+    rows = math.ceil(len(attacks) / columns)
+
+    def draw(figure: Figure) -> None:
+        for place, attack in enumerate(attacks):
+            axes = figure.add_subplot(rows, columns, place + 1)
+            _panel(axes, metrics, lambda cell, attack=attack: _cost_point(cell, attack))
+            _cost_axis(axes)
+            axes.set_title(_attack_title(metrics, attack), fontsize=9, loc="left")
+        _legend(figure, metrics)
+
+    return Picture(
+        name="utility",
+        title="Attack success against perplexity, every cell of the sweep; the numbers are in the "
+        "table of all cells",
+        width=2.9 * columns + 0.4,
+        height=2.7 * rows + 0.36 * _legend_rows(metrics) + 0.3,
+        draw=draw,
+    )
+
+
+def size_picture(metrics: SweepMetrics) -> Picture:
+    """Return the ASR against the share that is removed, one panel a unit."""
+    units = list(dict.fromkeys(cell.removed.unit for cell in metrics.cells))
+
+    def draw(figure: Figure) -> None:
+        for place, unit in enumerate(units):
+            axes = figure.add_subplot(1, len(units), place + 1)
+            _panel(axes, metrics, lambda cell, unit=unit: _size_point(cell, unit))
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:g}\u00a0%"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
+            axes.set_xlabel(f"share of {unit} removed")
+        _legend(figure, metrics)
+
+    return Picture(
+        name="size",
+        title="Attack success against the share removed, every cell of the sweep; the numbers are "
+        "in the table of all cells",
+        width=2.9 * len(units) + 0.4,
+        height=2.9 + 0.36 * _legend_rows(metrics),
+        draw=draw,
+    )
+
+
+def _attack_title(metrics: SweepMetrics, attack: str) -> str:
+    if attack == VANILLA:
+        return "bare request"
+    count = metrics.baseline.attacks[attack].num_variants
+    return attack if count == 1 else f"{attack}, mean of {count}"
+
+
+def _rate_of(cell: SweepCell, attack: str) -> tuple[float, tuple[float, float] | None] | None:
+    """Return an ASR with its interval; of a destroyed model what the judge would say of it."""
+    if attack == VANILLA:
+        rate = cell.asr_as_judged
+        return None if rate.value is None else (rate.value, rate.interval)
+    found = cell.attacks[attack]
+    return None if found.value is None else (found.value, found.interval)
+
+
+def _cost_point(cell: SweepCell, attack: str) -> Point | None:
+    rate = _rate_of(cell, attack)
+    if rate is None:
+        return None
+    ratio = MOST if cell.perplexity_ratio is None else min(cell.perplexity_ratio, MOST)
+    return ratio, rate[0], rate[1]
+
+
+def _size_point(cell: SweepCell, unit: str) -> Point | None:
+    rate = _rate_of(cell, VANILLA)
+    if rate is None or cell.removed.unit != unit:
+        return None
+    return cell.removed.share, rate[0], rate[1]
+
+
+def _panel(axes: Axes, metrics: SweepMetrics, point: ByCell) -> None:
+    light_grid(axes)
+    looks = _looks(metrics.methods)
+    for cell in sorted(metrics.cells, key=lambda cell: cell.like is None):  # controls below
+        if (found := point(cell)) is not None:
+            _mark(axes, cell, found, *looks[cell.method])
+    axes.set_ylim(-0.04, 1.04)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.0f}\u00a0%"))
+
+
+def _mark(axes: Axes, cell: SweepCell, point: Point, colour: str, marker: str) -> None:
+    x, y, interval = point
+    if interval is not None:
+        width = 0.5 if cell.like else 0.9
+        axes.vlines([x], *interval, color=colour, linewidth=width, alpha=0.45)
+    face = PAPER if cell.destroyed else colour
+    size = 4.0 if cell.like else 5.5
+    axes.plot(
+        [x], [y], marker, color=colour, markersize=size, markeredgewidth=1.0,
+        markerfacecolor=face, linestyle="none",
+    )  # fmt: skip
+    if cell.destroyed and marker == CONTROL:  # a cross has no inside to leave empty
+        axes.plot([x], [y], "o", color=colour, markersize=size + 3, markerfacecolor="none")
+
+
+def _cost_axis(axes: Axes) -> None:
+    axes.set_xscale("log")
+    axes.axvline(1.0, color=GRID, linewidth=0.8, zorder=0)
+    axes.set_xlim(right=min(MOST * 1.2, max(2.0, axes.get_xlim()[1])))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(_times))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("perplexity, times the untouched model's")
+
+
+def _times(x: float, _: object) -> str:
+    return f"\u2265\u00a0{MOST:g}\u00d7" if x >= MOST else f"{x:g}\u00d7"
+
+
+def _looks(methods: Sequence[SweepMethod]) -> dict[str, tuple[str, str]]:
+    """Return colour and marker by method: a colour each, grey crosses for controls."""
+    found, place = {}, 0
+    for method in methods:
+        if method.like is not None:
+            found[method.name] = (SOFT, CONTROL)
+            continue
+        colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
+        found[method.name] = (colour, marker)
+        place += 1
+    return found
+
+
+def _legend_rows(metrics: SweepMetrics) -> int:
+    return math.ceil((sum(method.like is None for method in metrics.methods) + 2) / 3)
+
+
+def _legend(figure: Figure, metrics: SweepMetrics) -> None:
+    looks = _looks(metrics.methods)
+    shown = [(m.name, *looks[m.name], False) for m in metrics.methods if m.like is None]
+    if any(method.like is not None for method in metrics.methods):
+        shown.append(("random controls", SOFT, CONTROL, False))
+    if any(cell.destroyed for cell in metrics.cells):
+        shown.append(("hollow: destroyed, as judged", INK, "o", True))
+    axes = figure.axes[0]
+    handles = [
+        axes.plot(
+            [], [], marker, color=colour, markersize=5, linestyle="none", label=name,
+            markerfacecolor=PAPER if is_hollow else colour,
+        )[0]
+        for name, colour, marker, is_hollow in shown
+    ]  # fmt: skip
+    height = 0.3 * _legend_rows(metrics) / figure.get_figheight()
+    figure.legend(
+        handles=handles, loc="lower center", ncols=3, frameon=False, fontsize=8.5,
+        bbox_to_anchor=(0.5, 0.0),
+    )  # fmt: skip
+    figure.tight_layout(rect=(0, height, 1, 1))
+    axes.set_ylabel("attack success rate")

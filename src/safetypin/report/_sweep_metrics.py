@@ -1,0 +1,139 @@
+"""What a sweep found: the content of its metrics.json."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from safetypin.artifacts import Rate
+from safetypin.report._findings import RunPart
+from safetypin.report._metrics import Difference, Interval, Judge, Model, Part, Perplexity
+
+
+class Attacked(Part):
+    """One attack: over all answers, and over prompts with at least one that complied."""
+
+    mean: dict[str, Any] | None
+    any_of_n: Rate | None
+    num_variants: int
+
+    @property
+    def value(self) -> float | None:
+        """The share of all answers that complied; None of a destroyed model."""
+        return self.mean["value"] if self.mean else None
+
+    @property
+    def interval(self) -> Interval | None:
+        """Its 95 % interval."""
+        ends = self.mean["interval"] if self.mean else None
+        return None if ends is None else (ends[0], ends[1])
+
+
+class Choices(Part):
+    """Accuracy on questions of multiple choice."""
+
+    accuracy: Rate
+
+
+class RemovedRow(Part):
+    """How much of the model a cell takes out."""
+
+    unit: str
+    count: int
+    total: int
+    share: float
+
+
+class Untouched(Part):
+    """The model as it is."""
+
+    asr: Rate | None
+    refusal: Rate
+    degenerate: Rate
+    harmless_refused: Rate
+    borderline_refused: Rate
+    perplexity: Perplexity
+    attacks: dict[str, Attacked]
+    also_judged: dict[str, Rate]
+    zero_shot: dict[str, Choices] = Field(default_factory=dict)
+
+
+class KnownRow(Part):
+    """What the paper reports for the same cell."""
+
+    share: float | None
+    vanilla: float
+    suffix: float
+    decoding: float
+    accuracy: float
+
+
+class SweepCell(Part):
+    """One method at one size."""
+
+    id: str
+    method: str
+    size: str
+    seed: int | None
+    like: str | None
+    removed: RemovedRow
+    destroyed: bool
+    why_destroyed: str | None
+    asr: Rate | None
+    asr_as_judged: Rate
+    asr_change: Difference | None
+    degenerate: Rate
+    harmless_refused: Rate
+    borderline_refused: Rate
+    also_judged: dict[str, Rate]
+    attacks: dict[str, Attacked]
+    perplexity_ratio: float | None
+    zero_shot: dict[str, Choices] = Field(default_factory=dict)
+    known: KnownRow | None
+
+
+class SweepMethod(Part):
+    """One method of the file."""
+
+    name: str
+    about: str
+    kind: str
+    like: str | None
+    scorer: str | None
+
+
+class TopsOverlap(Part):
+    """What the tops on safety and utility prompts share."""
+
+    fraction: float
+    jaccard: float | None
+    chance: float | None
+    noise_floors: dict[str, float | None]
+
+
+class SweepSets(Part):
+    """How the sets relate to each other."""
+
+    overlap: dict[str, TopsOverlap]
+    between: dict[str, Any]
+    of: dict[str, str]
+
+
+class SweepMetrics(RunPart):
+    """All that a sweep's metrics.json holds."""
+
+    schema_: Literal[1] = Field(alias="schema")
+    kind: Literal["sweep"]
+    title: str
+    about: str
+    scale: str
+    model: Model
+    judge: Judge
+    baseline: Untouched
+    sets: SweepSets | None
+    methods: list[SweepMethod]
+    cells: list[SweepCell]
+    num_cells: int
+
+    def method(self, cell: SweepCell) -> SweepMethod:
+        """Return the method of a cell."""
+        return next(method for method in self.methods if method.name == cell.method)
