@@ -73,7 +73,7 @@ def inline_svg(figure: Figure, *, name: str, title: str) -> Markup:
     width = figure.get_figwidth()
     opening = (
         f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" {box.group()} role="img" '
-        f'style="min-width: {62 * width:.0f}px; max-width: {104 * width:.0f}px" '
+        f'style="min-width: {66 * width:.0f}px; max-width: {104 * width:.0f}px" '
         f'aria-labelledby="{name}-title"><title id="{name}-title">{escape(title)}</title>'
     )
     return Markup(opening + text[text.index(">") + 1 :].rstrip())
