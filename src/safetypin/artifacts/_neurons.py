@@ -21,7 +21,7 @@ class NeuronScores:
             `(experts, units)` where a mixture of experts keeps its weights in one tensor.
         site: `neuron`, a coordinate of the gated MLP's hidden vector, the input of its down
             projection; `residual`, a coordinate of the MLP block's output; `query`, a coordinate
-            of a rotated query.
+            of a rotated query; `head`, an attention head, read at the output projection's input.
         method: How they were scored.
         model_id: `model_id` of the scored model.
         reference_id: `model_id` of the model it was compared with, "" where there was none.

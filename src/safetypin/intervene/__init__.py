@@ -1,6 +1,7 @@
 """Interventions on a model: a change while in a block, or fine-tuning under a protection."""
 
 from safetypin.intervene._ablate import ablated
+from safetypin.intervene._ablate_heads import heads_ablated
 from safetypin.intervene._data import TrainingRows, training_rows
 from safetypin.intervene._project import RemovedRanks, projected, removed_ranks
 from safetypin.intervene._prune import check_mask, pruned
@@ -42,6 +43,7 @@ __all__ = [
     "ablated",
     "check_mask",
     "finetune",
+    "heads_ablated",
     "projected",
     "pruned",
     "removed_ranks",

@@ -1,6 +1,7 @@
 """Models: loading them, and what is known of their architectures."""
 
 from safetypin.models._embedded import cache_folder, wheel_file
+from safetypin.models._heads import HEAD, HeadSite, check_heads, head_sites
 from safetypin.models._identity import check_basis, model_fingerprint, model_id
 from safetypin.models._layers import (
     BlockWeight,
@@ -25,9 +26,11 @@ from safetypin.models._transformers import is_out_of_memory, quiet_transformers
 
 __all__ = [
     "ALIASES",
+    "HEAD",
     "LAYER_WORDS",
     "BlockWeight",
     "Coverage",
+    "HeadSite",
     "UnitSite",
     "adapter_folder",
     "base_fingerprint",
@@ -35,10 +38,12 @@ __all__ = [
     "blocks",
     "cache_folder",
     "check_basis",
+    "check_heads",
     "check_neurons",
     "check_same_units",
     "chosen_layers",
     "coverage",
+    "head_sites",
     "input_sites",
     "is_out_of_memory",
     "key_coordinate",

@@ -7,6 +7,7 @@ from safetypin.scores._ablation_effect import ablation_effects, mean_scores
 from safetypin.scores._coefficients import coefficient_gradients, random_coefficients
 from safetypin.scores._contrast import SCALES, WEIGHTINGS, contrast, record
 from safetypin.scores._differences import Recorded
+from safetypin.scores._heads import probe_heads
 from safetypin.scores._magnitude import magnitude
 from safetypin.scores._merge import merge
 from safetypin.scores._random import random_scores
@@ -31,6 +32,7 @@ __all__ = [
     "magnitude",
     "mean_scores",
     "merge",
+    "probe_heads",
     "random_coefficients",
     "random_scores",
     "record",

@@ -1,6 +1,7 @@
 """From scores to sets of weights, their matched controls and their overlaps."""
 
 from safetypin.select._directions import top_directions
+from safetypin.select._heads import Ties, random_heads, ties_at, top_heads
 from safetypin.select._matched import (
     MATCHES,
     MagnitudeMatch,
@@ -45,6 +46,7 @@ __all__ = [
     "MagnitudeMatch",
     "Overlap",
     "SparsityPoint",
+    "Ties",
     "bottom_fraction",
     "check_fraction",
     "common_neurons",
@@ -56,12 +58,15 @@ __all__ = [
     "overlap_by_layer",
     "overlap_by_matrix",
     "overlap_by_role",
+    "random_heads",
     "random_neurons",
     "role",
     "sparsity_curve",
+    "ties_at",
     "top_directions",
     "top_fraction",
     "top_fractions",
+    "top_heads",
     "top_neurons",
     "top_of_same_size",
     "units_by_layer",
