@@ -13,15 +13,22 @@ from safetypin.cli._options import QuietOption, VerboseOption, reporting
 from safetypin.experiment import (
     Chain,
     Plan,
+    Shard,
+    Sweep,
     is_chain,
+    is_sweep,
     make_plan,
+    parse_shard,
     read_chain,
     read_experiment,
+    read_sweep,
     run_chain,
     run_experiment,
+    run_sweep,
     steps_of,
+    submit,
 )
-from safetypin.report import print_experiment
+from safetypin.report import print_experiment, print_sweep
 
 
 def run(
@@ -31,13 +38,33 @@ def run(
     scale: Annotated[str | None, typer.Option(help="One of the file's scales, such as paper; small where none is given.", show_default=False)] = None,
     set: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="A setting of tune or track, or seeds, that wins over the file's; repeatable.", show_default=False)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would run, and run nothing.")] = False,
+    shard: Annotated[str | None, typer.Option(metavar="I/N", help="Of a sweep: run every N-th cell, from the I-th; start N of them with one --out, on one machine or several that share it.", show_default=False)] = None,
+    slurm: Annotated[int | None, typer.Option(metavar="N", min=1, help="Of a sweep: submit N shards to Slurm and return (extra `slurm`).", show_default=False)] = None,
+    slurm_set: Annotated[list[str] | None, typer.Option("--slurm-set", metavar="NAME=VALUE", help="What Slurm is asked for, such as slurm_partition=gpu, timeout_min=600 or gpus_per_node=1; repeatable.", show_default=False)] = None,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:  # fmt: skip
-    """Run an experiment: find the set, train with several seeds, compare, conclude by a rule.
+    """Run an experiment from its file: trainings that are compared, a chain of commands, or a sweep.
 
     Example: `safetypin run experiments/frozen-regime.toml --out runs/frozen`
     """
+    if is_sweep(file):
+        sweep = read_sweep(file, scale, set or ())
+        target = out or _folder(file, sweep.scale)
+        if dry_run:
+            _show_sweep(sweep, target)
+        elif slurm is not None:
+            for line in submit(
+                _sweep_command(file, scale, set, target), target, slurm, slurm_set or ()
+            ):
+                typer.echo(line)
+        else:
+            part = None if shard is None else parse_shard(shard)
+            _run_sweep(sweep, target, part, quiet=quiet, verbose=verbose)
+        return
+    for option, value in {"--shard": shard, "--slurm": slurm, "--slurm-set": slurm_set}.items():
+        if value is not None:
+            raise UserError(f"{option} is for sweeps (files with [methods]); {file} is none")
     if is_chain(file):
         chosen = read_chain(file, scale, set or (), out or _folder(file, scale or "small"))
         _run_steps(chosen, dry_run=dry_run, quiet=quiet, verbose=verbose)
@@ -53,6 +80,35 @@ def run(
     )
     print_experiment(metrics, console)
     console.print(f"report: {plan.out / 'report.html'}", soft_wrap=True, highlight=False)
+
+
+def _run_sweep(sweep: Sweep, out: Path, shard: Shard | None, *, quiet: bool, verbose: bool) -> None:
+    found = run_sweep(
+        sweep, out, reporter=reporting(out, quiet=quiet, verbose=verbose), shard=shard
+    )
+    console = Console()
+    print_sweep(found, console)
+    console.print(f"report: {out / 'report.html'}", soft_wrap=True, highlight=False)
+
+
+def _show_sweep(sweep: Sweep, out: Path) -> None:
+    cells = sweep.cells
+    for number, cell in enumerate(cells, start=1):
+        state = "done" if (out / "cells" / cell.id / "run.json").exists() else "to do"
+        typer.echo(f"{number}  {cell.id}  {state}")
+    typer.echo(f"all take {sweep.takes or 'a time that was not measured'}; to {out}")
+
+
+def _sweep_command(
+    file: Path, scale: str | None, changes: list[str] | None, out: Path
+) -> list[str]:
+    """Return the command that a shard runs, without its --shard."""
+    command = ["run", str(file.resolve()), "--out", str(out.resolve()), "--quiet"]
+    if scale is not None:
+        command += ["--scale", scale]
+    for change in changes or ():
+        command += ["--set", change]
+    return command
 
 
 def _run_steps(chain: Chain, *, dry_run: bool, quiet: bool, verbose: bool) -> None:

@@ -7,6 +7,15 @@ from safetypin.experiment._spread import Spread, spread
 from safetypin.experiment._state import Step, steps_of
 from safetypin.experiment._steps import Chain, is_chain, read_chain, run_chain
 from safetypin.experiment._verdict import decide
+from safetypin.experiment.sweep import (
+    Shard,
+    Sweep,
+    is_sweep,
+    parse_shard,
+    read_sweep,
+    run_sweep,
+    submit,
+)
 
 __all__ = [
     "Arm",
@@ -14,15 +23,22 @@ __all__ = [
     "Experiment",
     "Plan",
     "Run",
+    "Shard",
     "Spread",
     "Step",
+    "Sweep",
     "decide",
     "is_chain",
+    "is_sweep",
     "make_plan",
+    "parse_shard",
     "read_chain",
     "read_experiment",
+    "read_sweep",
     "run_chain",
     "run_experiment",
+    "run_sweep",
     "spread",
     "steps_of",
+    "submit",
 ]

@@ -3,6 +3,7 @@
 from safetypin.report._chain import headline
 from safetypin.report._console import print_summary
 from safetypin.report._experiment import print_experiment
+from safetypin.report._sweep import print_sweep
 from safetypin.report._track import write_track_report
 from safetypin.report._tune import write_tune_report
 from safetypin.report._write import write_report
@@ -11,6 +12,7 @@ __all__ = [
     "headline",
     "print_experiment",
     "print_summary",
+    "print_sweep",
     "write_report",
     "write_track_report",
     "write_tune_report",

@@ -1,12 +1,17 @@
 """The page of a sweep: the figure, the paper's tables, and every cell beside its controls."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table as Grid
+from rich.text import Text
 
 from safetypin.report import _words
 from safetypin.report._findings import Fact, Figure, Section, Table, findings_page
 from safetypin.report._html import write_page
-from safetypin.report._read import read
+from safetypin.report._read import METRICS_FILE, parse, read
 from safetypin.report._sweep_figures import size_picture, utility_picture
 from safetypin.report._sweep_metrics import SweepCell, SweepMetrics, Untouched
 from safetypin.report._sweep_words import (
@@ -53,6 +58,30 @@ def sweep_page(m: SweepMetrics) -> str:
         ],
         about=m,
     )
+
+
+def print_sweep(metrics: Mapping[str, Any], console: Console) -> None:
+    """Print every cell with its rates, and the finding. `metrics` is what metrics.json holds.
+
+    Raises:
+        UserError: It is not of schema 1.
+    """
+    m = parse(SweepMetrics, metrics, METRICS_FILE, "sweep")
+    grid = Grid(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    grid.add_column("", no_wrap=True)
+    for name in ("removed", "ASR", *m.baseline.attacks, "degenerate", "perplexity"):
+        grid.add_column(name, justify="right", no_wrap=True)
+    for cell in m.cells:
+        attacks = [_words.percent(cell.attacks[name].value) for name in m.baseline.attacks]
+        texts = [
+            cell.id, _words.share(cell.removed.share), _words.rate(cell.asr), *attacks,
+            _words.rate(cell.degenerate), _words.ratio(cell.perplexity_ratio),
+        ]  # fmt: skip
+        style = "dim" if cell.like is not None else None
+        grid.add_row(*(Text(_words.plain(text)) for text in texts), style=style)
+    console.print(grid)
+    answer, sentence = headline(m)
+    console.print(Text.assemble((f"{answer.upper()}  ", "bold"), _words.plain(sentence)))
 
 
 def _facts(m: SweepMetrics) -> list[Fact]:
@@ -108,16 +137,24 @@ def _paper_tables(m: SweepMetrics) -> list[Section]:
         for name in names:
             cells = [cell for cell in m.cells if cell.method == name]
             if cells:
-                columns = paper_columns(m, cells)
+                columns = (f"{label}, {name}", *paper_columns(m, cells))
                 rows = [paper_row(m, None), *(paper_row(m, cell) for cell in cells)]
                 tables.append(
-                    Table(label=f"{label}, {name}", columns=columns, rows=[r[: len(columns)] for r in rows])
+                    Table(
+                        label=f"{label}, {name}",
+                        columns=columns,
+                        rows=[r[: len(columns)] for r in rows],
+                    )
                 )
     if not tables:
         return []
     words = [
-        "In the form of Wei et al.'s Tables 6 and 7. " + ("" if _has_known(m) else
-        "Their own numbers are of Llama-2-7B-chat and stand beside a run on that model only.")
+        "In the form of Wei et al.'s Tables 6 and 7. "
+        + (
+            ""
+            if _has_known(m)
+            else "Their numbers are of Llama-2-7B-chat and stand beside a run on that model."
+        )
     ]
     return [Section(anchor="tables", heading="As the paper's tables", words=words, tables=tables)]
 
@@ -189,18 +226,18 @@ def _all_cells(m: SweepMetrics) -> Section:
     attacks = list(m.baseline.attacks)
     tasks = list(m.baseline.zero_shot)
     columns = (
-        "Cell", "Removed", "ASR", "95 % interval", *attacks, "Degenerate", "Harmless refused",
+        "Cell", "Removed", "ASR", "95 % interval", "Random", *attacks, "Degenerate", "Harmless refused",
         "Perplexity", *tasks,
     )  # fmt: skip
     rows = [_untouched_row(m.baseline, attacks, tasks)]
-    rows += [_cell_row(cell, attacks, tasks) for cell in m.cells]
+    rows += [_cell_row(m, cell, attacks, tasks) for cell in m.cells]
     strong = frozenset(i + 1 for i, cell in enumerate(m.cells) if cell.like is None)
     return Section(
         anchor="cells",
         heading="All cells",
         words=[
-            "ASR of the bare request, then the mean over all answers of each attack; n/a where "
-            "the model is destroyed. Random controls stand after their method."
+            "ASR of the bare request, beside it the lowest and highest of its random controls, "
+            "then the mean over all answers of each attack; n/a where the model is destroyed."
         ],
         tables=[Table(label="All cells", columns=columns, rows=rows, strong=strong)],
     )
@@ -210,17 +247,21 @@ def _untouched_row(
     base: Untouched, attacks: Sequence[str], tasks: Sequence[str]
 ) -> tuple[str, ...]:
     return (
-        "untouched", "", _words.rate(base.asr), _words.bounds(base.asr),
+        "untouched", "", _words.rate(base.asr), _words.bounds(base.asr), "",
         *(_words.percent(base.attacks[name].value) for name in attacks),
         _words.rate(base.degenerate), _words.rate(base.harmless_refused), _words.ratio(1.0),
         *(_words.rate(base.zero_shot[task].accuracy) for task in tasks),
     )  # fmt: skip
 
 
-def _cell_row(cell: SweepCell, attacks: Sequence[str], tasks: Sequence[str]) -> tuple[str, ...]:
+def _cell_row(
+    m: SweepMetrics, cell: SweepCell, attacks: Sequence[str], tasks: Sequence[str]
+) -> tuple[str, ...]:
+    controls = controls_of(m, cell)
     removed = f"{_words.share(cell.removed.share)} of {cell.removed.unit}"
     return (
         cell.id, removed, _words.rate(cell.asr), _words.bounds(cell.asr),
+        spread(controls) if controls else "",
         *(_words.percent(cell.attacks[name].value) for name in attacks),
         _words.rate(cell.degenerate), _words.rate(cell.harmless_refused),
         _words.ratio(cell.perplexity_ratio),
@@ -235,15 +276,10 @@ def _methods(m: SweepMetrics) -> Section:
         scorer = f" by {method.scorer}" if method.scorer else ""
         said = f": {method.about}" if method.about else ""
         points.append(f"{method.name} ({what}{scorer}){said}")
-    beside = [
-        f"{cell.id}: ASR {_words.rate(cell.asr)}; its random controls {spread(controls)}"
-        for cell in m.cells
-        if cell.like is None and (controls := controls_of(m, cell))
-    ]
     return Section(
         anchor="methods",
-        heading="Methods, and each cell beside its controls",
-        points=[*points, *beside],
+        heading="Methods",
+        points=points,
     )
 
 

@@ -25,7 +25,7 @@ ByCell = Callable[[SweepCell], Point | None]
 def utility_picture(metrics: SweepMetrics) -> Picture:
     """Return the ASR against what the change cost in language, one panel an attack."""
     attacks = [VANILLA, *metrics.baseline.attacks]
-    columns = min(len(attacks), 3)
+    columns = 2 if len(attacks) in (2, 4) else min(len(attacks), 3)
     rows = math.ceil(len(attacks) / columns)
 
     def draw(figure: Figure) -> None:
@@ -41,7 +41,7 @@ def utility_picture(metrics: SweepMetrics) -> Picture:
         title="Attack success against perplexity, every cell of the sweep; the numbers are in the "
         "table of all cells",
         width=2.9 * columns + 0.4,
-        height=2.7 * rows + 0.36 * _legend_rows(metrics) + 0.3,
+        height=2.7 * rows + 0.21 * _legend_rows(metrics) + 0.3,
         draw=draw,
     )
 
@@ -55,7 +55,9 @@ def size_picture(metrics: SweepMetrics) -> Picture:
             axes = figure.add_subplot(1, len(units), place + 1)
             _panel(axes, metrics, lambda cell, unit=unit: _size_point(cell, unit))
             axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:g}\u00a0%"))
+            axes.tick_params(axis="x", labelsize=7.5)
             axes.xaxis.set_minor_formatter(NullFormatter())
             axes.set_xlabel(f"share of {unit} removed")
         _legend(figure, metrics)
@@ -65,7 +67,7 @@ def size_picture(metrics: SweepMetrics) -> Picture:
         title="Attack success against the share removed, every cell of the sweep; the numbers are "
         "in the table of all cells",
         width=2.9 * len(units) + 0.4,
-        height=2.9 + 0.36 * _legend_rows(metrics),
+        height=2.9 + 0.21 * _legend_rows(metrics),
         draw=draw,
     )
 
@@ -165,6 +167,7 @@ def _legend(figure: Figure, metrics: SweepMetrics) -> None:
     if any(cell.destroyed for cell in metrics.cells):
         shown.append(("hollow: destroyed, as judged", INK, "o", True))
     axes = figure.axes[0]
+    axes.set_ylabel("attack success rate")
     handles = [
         axes.plot(
             [], [], marker, color=colour, markersize=5, linestyle="none", label=name,
@@ -172,10 +175,9 @@ def _legend(figure: Figure, metrics: SweepMetrics) -> None:
         )[0]
         for name, colour, marker, is_hollow in shown
     ]  # fmt: skip
-    height = 0.3 * _legend_rows(metrics) / figure.get_figheight()
+    height = (0.1 + 0.21 * _legend_rows(metrics)) / figure.get_figheight()
     figure.legend(
         handles=handles, loc="lower center", ncols=3, frameon=False, fontsize=8.5,
         bbox_to_anchor=(0.5, 0.0),
     )  # fmt: skip
     figure.tight_layout(rect=(0, height, 1, 1))
-    axes.set_ylabel("attack success rate")

@@ -42,7 +42,8 @@ def strongest(m: SweepMetrics) -> SweepCell | None:
 
 
 def _rise(cell: SweepCell) -> float:
-    assert cell.asr_change is not None and cell.asr_change.value is not None
+    assert cell.asr_change is not None
+    assert cell.asr_change.value is not None
     return cell.asr_change.value
 
 
@@ -106,7 +107,7 @@ def paper_columns(m: SweepMetrics, cells: Sequence[SweepCell]) -> Row:
     """Return the columns of a table in the paper's form."""
     known = any(cell.known is not None for cell in cells)
     return (
-        "Size", "Share removed", "ASR vanilla",
+        "Share removed", "ASR vanilla",
         *(f"ASR {name}" for name in m.baseline.attacks),
         *(f"accuracy, {task}" for task in m.baseline.zero_shot),
         "Perplexity",

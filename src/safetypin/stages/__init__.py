@@ -56,6 +56,8 @@ from safetypin.stages._score import (
     score_halves,
 )
 from safetypin.stages._score_files import score_files
+from safetypin.stages._scored import calibrated
+from safetypin.stages._series import Series
 from safetypin.stages._set_files import prune_files, select_files
 from safetypin.stages._sets import cut_sets, load_mask, read_set, set_name, where
 from safetypin.stages._settings import (
@@ -66,6 +68,7 @@ from safetypin.stages._settings import (
     one_or_many,
 )
 from safetypin.stages._share import share_stages
+from safetypin.stages._subject import Subject
 from safetypin.stages._track import track
 from safetypin.stages._track_config import TRACK_PRESETS, TrackConfig, make_track_config
 from safetypin.stages._tune import tune
@@ -98,6 +101,8 @@ __all__ = [
     "PatchConfig",
     "Reporter",
     "Scoring",
+    "Series",
+    "Subject",
     "Suite",
     "TrackConfig",
     "TuneConfig",
@@ -105,6 +110,7 @@ __all__ = [
     "answers_file",
     "attack_model",
     "calibrate",
+    "calibrated",
     "check_choice",
     "check_share",
     "complied_flags",

@@ -74,11 +74,9 @@ def collect(
     }
 
 
-def _run(
-    series: Series, records: Mapping[str, RunRecord], baseline: RunRecord
-) -> dict[str, Any]:
+def _run(series: Series, records: Mapping[str, RunRecord], baseline: RunRecord) -> dict[str, Any]:
     """Return the run, with where the time of the cells went."""
-    done = [record for record in records.values()]
+    done = list(records.values())
     return {
         **series.describe(),
         "cells": {

@@ -110,9 +110,7 @@ class Weights(Method):
     def control(self, prepared: Prepared, size: str, cell: str, seed: int, match: str) -> Change:
         mask = prepared.mask(cell)
         kind: Any = match
-        return self._without(
-            prepared, matched_random(mask, prepared.model, seed=seed, match=kind)
-        )
+        return self._without(prepared, matched_random(mask, prepared.model, seed=seed, match=kind))
 
     def _without(self, prepared: Prepared, mask: WeightMask) -> Change:
         other = prepared.reference if self.remove == "reference" else None

@@ -274,4 +274,3 @@ def _heads(making: Making) -> None:
 
     units = 10.0 * sum(map(len, making.prompts.values()))
     making.series.run(HEADS, inputs, compute, units=units)
-

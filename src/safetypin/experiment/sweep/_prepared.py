@@ -6,7 +6,6 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from safetypin.artifacts import NeuronScores, RankBasis, UserError, WeightMask, load, read_mask
-from safetypin.select import top_heads
 
 SETS, RANKS, HEADS = "sets", "ranks", "heads"
 

@@ -184,10 +184,9 @@ class _Running:
         method, control = self.sweep.of(cell), self.sweep.methods[cell.method]
         start = time.monotonic()
         if isinstance(control, Random):
-            assert cell.like is not None and cell.seed is not None
-            change = method.control(
-                self.prepared, cell.size, cell.like, cell.seed, control.match
-            )
+            assert cell.like is not None
+            assert cell.seed is not None
+            change = method.control(self.prepared, cell.size, cell.like, cell.seed, control.match)
         else:
             change = method.change(self.prepared, cell.size, cell.id)
         removed: Removed = method.removed(self.prepared, cell.size, cell.like or cell.id)
@@ -224,4 +223,3 @@ class _Running:
         write_report(self.out)
         self.reporter.finish()
         return found
-
