@@ -46,6 +46,7 @@ from safetypin.stages._score import (
     SCORES_FILE,
     UNITS_PER_EXAMPLE,
     Scoring,
+    check_method,
     score,
     score_halves,
 )
@@ -97,6 +98,7 @@ __all__ = [
     "Where",
     "calibrate",
     "check_choice",
+    "check_method",
     "check_share",
     "complied_flags",
     "contrast_models",
