@@ -4,6 +4,7 @@ H H^T of WSR-Tune, eq. 7 (H: one column a token); no mean is taken off and nothi
 published code sums in bfloat16, and its trace then depends on the batch size by a third.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 
 import torch
@@ -22,9 +23,22 @@ FLOAT = 4  # bytes
 
 def gram_bytes(weights: Mapping[str, BlockWeight]) -> int:
     """Return the memory of the Gram matrices of the weights' inputs."""
-    sites = input_sites(weights)
-    sizes = {sites[name]: weight.d_in for name, weight in weights.items()}
-    return FLOAT * sum(size**2 for size in sizes.values())
+    sites = gram_sites(weights)
+    sizes = {sites[name]: weight for name, weight in weights.items()}
+    return FLOAT * sum(math.prod(_shape(weight)) for weight in sizes.values())
+
+
+def gram_sites(weights: Mapping[str, BlockWeight]) -> dict[str, str]:
+    """Return `input_sites`, with each matrix of experts as a site of its own."""
+    shared = {name: weight for name, weight in weights.items() if weight.layout != "experts"}
+    own = {name: name for name in weights if name not in shared}
+    sites = input_sites(shared) | own
+    return {name: sites[name] for name in weights}
+
+
+def _shape(weight: BlockWeight) -> tuple[int, ...]:
+    experts = weight.weight.shape[:1] if weight.layout == "experts" else ()
+    return (*experts, weight.d_in, weight.d_in)
 
 
 def blocks_of_layers(
@@ -75,12 +89,15 @@ def streamed_grams(
 
 
 class Grams:
-    """Float32 sums of X^T X for each input site, over the counted tokens seen so far."""
+    """Float32 sums of X^T X for each input site, over the counted tokens seen so far.
+
+    The experts of a mixture have a sum each, over the tokens that were sent to them.
+    """
 
     def __init__(self, weights: Mapping[str, BlockWeight]) -> None:
         self._weights = weights
-        self._sites = input_sites(weights)
-        self._sums: dict[str, Float[Tensor, "d_in d_in"]] = {}
+        self._sites = gram_sites(weights)
+        self._sums: dict[str, Tensor] = {}
         self.num_tokens = 0
 
     def start(self, counted: Bool[Tensor, "batch seq"]) -> None:
@@ -94,6 +111,9 @@ class Grams:
     def see(self, call: Call) -> None:
         """Add the input of a site, when its first weight is used."""
         site = self._sites[call.name]
+        if call.tokens is not None:
+            self._see_expert(call)
+            return
         if site in self._seen:
             _check_shared(call, site, self._latest)
             return
@@ -107,8 +127,17 @@ class Grams:
         else:
             self._sums[site].addmm_(rows.T, rows)
 
-    def sums(self) -> Iterator[tuple[str, Float[Tensor, "d_in d_in"]]]:
+    def _see_expert(self, call: Call) -> None:
+        if call.name not in self._sums:
+            weight = self._weights[call.name]
+            self._sums[call.name] = torch.zeros(_shape(weight), device=call.x.device)
+        rows = call.x[self._counted.to(call.x.device)[call.tokens]].float()
+        self._sums[call.name][call.expert].addmm_(rows.T, rows)
+
+    def sums(self) -> Iterator[tuple[str, Float[Tensor, "..."]]]:
         """Yield each site and its sum, which is used up.
+
+        A sum is `(d_in, d_in)`; of experts, whose site has the weight's name, one for each.
 
         Raises:
             UserError: No token was counted, a site saw none, or activations are not finite.

@@ -18,7 +18,10 @@ def test_a_share_given_in_percent_is_told_from_a_fraction(refused):
         ({"q": ","}, "q is an empty list"),
         ({"q": "a,b"}, "'a,b' is no list of numbers such as 0.01,0.02"),
         ({"judge": "phrase"}, "no judge 'phrase'; nearest: phrases"),
-        ({"method": "snap"}, "method 'snap' is unknown; choose one of magnitude, random, snip"),
+        (
+            {"method": "snap"},
+            "method 'snap' is unknown; choose one of magnitude, magnitude-difference, random, snip",
+        ),
         ({"group": "column"}, "group 'column' is unknown; choose one of row, matrix, layer, model"),
         ({"counted": "some"}, "counted 'some' is unknown; choose one of response"),
         ({"reduction": "max"}, "reduction"),

@@ -12,7 +12,10 @@ import pytest
             ("--keep", "refused"),
             "--keep 'refused' is unknown; choose one of refusal, complied, all",
         ),
-        (("--method", "snap"), "unknown method 'snap'; choose one of magnitude, random, snip"),
+        (
+            ("--method", "snap"),
+            "method 'snap' is unknown; choose one of magnitude, magnitude-difference, ",
+        ),
         (("--counted", "some"), "unknown counted 'some'"),
         (("--reduction", "max"), "unknown reduction 'max'; choose one of mean, sum"),
         (("--judge", "phrase"), "no judge 'phrase'; nearest: phrases"),

@@ -38,7 +38,7 @@ from safetypin.artifacts._ranks import (
 from safetypin.artifacts._results import Rate, Response, Verdict, wilson_interval
 from safetypin.artifacts._run import RunRecord, inputs_hash, payload_hashes
 from safetypin.artifacts._save import load, save
-from safetypin.artifacts._scores import WandaTensors, WeightScores
+from safetypin.artifacts._scores import WandaTensors, WeightScores, bit_sum
 from safetypin.artifacts._store import (
     NEURON_SCORES_FILE,
     NEURONS_FILE,
@@ -84,6 +84,7 @@ __all__ = [
     "WeightScores",
     "append_line",
     "assemble_basis",
+    "bit_sum",
     "describe_basis",
     "describe_ranks",
     "disk_errors",

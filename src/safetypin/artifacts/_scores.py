@@ -26,6 +26,7 @@ class WeightScores:
         coverage: Share of the model's block weights that have a score, in [0, 1].
         space: "weights", or the fingerprint of the basis the coordinates are in.
         transposed: Names of the weights that are stored as (d_in, d_out), as GPT-2's are.
+        reference_id: `model_id` of the model it was compared with, "" where there was none.
     """
 
     tensors: Mapping[str, Float[Tensor, "..."]]
@@ -37,6 +38,7 @@ class WeightScores:
     coverage: float = 1.0
     space: str = "weights"
     transposed: frozenset[str] = frozenset()
+    reference_id: str = ""
 
 
 class WandaTensors(Mapping[str, Tensor]):
@@ -54,12 +56,12 @@ class WandaTensors(Mapping[str, Tensor]):
     ) -> None:
         self._weights = weights
         self._rms = rms
-        self._sums = {name: _bit_sum(weight) for name, weight in weights.items()}
+        self._sums = {name: bit_sum(weight) for name, weight in weights.items()}
 
     def __getitem__(self, name: str) -> Float[Tensor, "..."]:
         weight = self._weights[name].detach()
         # torch's version counter would not do: it does not see `weight.data[...] = 0`
-        if _bit_sum(weight) != self._sums[name]:
+        if bit_sum(weight) != self._sums[name]:
             raise ArtifactMismatchError(
                 f"{name} changed after it was scored; select before the model is pruned or trained"
             )
@@ -72,7 +74,7 @@ class WandaTensors(Mapping[str, Tensor]):
         return len(self._weights)
 
 
-def _bit_sum(weight: Shaped[Tensor, "..."]) -> int:
+def bit_sum(weight: Shaped[Tensor, "..."]) -> int:
     """Return a checksum: the sum of the values' bit patterns, modulo 2^32 for short ones."""
     # summed as int32, float32 takes an eighth of the time of the multiplication that it guards
     words, total = {

@@ -9,9 +9,15 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from safetypin.artifacts import UserError
 from safetypin.evaluate import check_judge, judge_options
 from safetypin.prompts import COUNTED
-from safetypin.scores import SCORERS
 from safetypin.select import GROUPS
-from safetypin.stages import MIN_CALIBRATION, check_choice, check_share, join_settings, one_or_many
+from safetypin.stages import (
+    MIN_CALIBRATION,
+    check_choice,
+    check_method,
+    check_share,
+    join_settings,
+    one_or_many,
+)
 
 CONTROLS = ("random", "matched", "top_utility", "top_safety")
 
@@ -79,10 +85,10 @@ class AuditConfig(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> "AuditConfig":
         known: dict[str, tuple[str, tuple[str, ...]]] = {
-            "method": (self.method, tuple(SCORERS)),
             "counted": (self.counted, COUNTED),
             "group": (self.group, GROUPS),
         }
+        check_method(self.method)
         for name, (value, choices) in known.items():
             check_choice(name, value, choices)
         for control in self.controls:

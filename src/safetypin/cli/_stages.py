@@ -34,6 +34,7 @@ def score(
     prompts: Annotated[str, typer.Option(help="File, source name or Hub id.", show_default=False)],
     out: OutOption,
     method: Annotated[str, typer.Option(help=f"One of {', '.join(SCORERS)}.")] = "snip",
+    reference: Annotated[str | None, typer.Option(help="The model that magnitude-difference compares with, such as MODEL's base.", show_default=False)] = None,
     keep: Annotated[
         str,
         typer.Option(help="Prompts without responses are answered by the model; keep its answers that are: refusal, complied or all."),
@@ -83,6 +84,7 @@ def score(
         dtype=dtype,
         device=device,
         reporter=reporting(out, quiet=quiet, verbose=verbose),
+        reference=reference,
     )
     typer.echo(
         f"{record.result['num_matrices']} matrices scored on {record.result['num_examples']} "

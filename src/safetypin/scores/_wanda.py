@@ -125,7 +125,7 @@ class SquareSums:
             )
         self._check()
         return {
-            name: _beside((total / self.num_tokens).sqrt().float(), self._weights[name])
+            name: beside((total / self.num_tokens).sqrt().float(), self._weights[name])
             for name, total in self._sums.items()
         }
 
@@ -159,5 +159,6 @@ def _zeros(weight: BlockWeight) -> Float[Tensor, "..."]:
     return torch.zeros(*shape, weight.d_in, dtype=_precise(device), device=device)
 
 
-def _beside(rms: Float[Tensor, "..."], weight: BlockWeight) -> Float[Tensor, "..."]:
+def beside(rms: Float[Tensor, "..."], weight: BlockWeight) -> Float[Tensor, "..."]:
+    """Return a number an input, shaped to multiply a weight."""
     return rms.unsqueeze({"linear": 0, "conv1d": 1, "experts": 1}[weight.layout])

@@ -52,6 +52,7 @@ from safetypin.stages._score import (
     SCORES_FILE,
     UNITS_PER_EXAMPLE,
     Scoring,
+    check_method,
     score,
     score_halves,
 )
@@ -112,6 +113,7 @@ __all__ = [
     "calibrate",
     "calibrated",
     "check_choice",
+    "check_method",
     "check_share",
     "complied_flags",
     "contrast_models",

@@ -1,6 +1,7 @@
 """Score a model on calibration prompts, and each half of them for the noise floor."""
 
 import dataclasses
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ from safetypin.artifacts import (
 )
 from safetypin.models import is_out_of_memory, model_fingerprint
 from safetypin.prompts import COUNTED, batches, window
-from safetypin.scores import SCORERS, merge
+from safetypin.scores import SCORERS, merge, needs_reference
 from safetypin.select import GROUPS, top_fraction
 from safetypin.stages._progress import Reporter
 from safetypin.stages._run import Output
+from safetypin.stages._settings import check_choice
 
 REDUCTIONS = ("mean", "sum")
 SCORES_FILE = "scores.safetensors"
@@ -55,8 +57,8 @@ class Scoring:
     system: str | None = None
 
     def __post_init__(self) -> None:
+        check_choice("method", self.method, SCORERS)
         choices: dict[str, tuple[str, ...]] = {
-            "method": tuple(SCORERS),
             "counted": COUNTED,
             "reduction": REDUCTIONS,
             "group": GROUPS,
@@ -73,6 +75,20 @@ class Scoring:
         return values | {"targets": self.targets and list(self.targets)}
 
 
+def check_method(method: str) -> None:
+    """Raise unless a method is known and scores a model by itself.
+
+    Raises:
+        UserError: It is unknown, or compares with another model.
+    """
+    check_choice("method", method, SCORERS)
+    if needs_reference(method):
+        raise UserError(
+            f"method {method} compares with another model, which is not at hand here; make scores "
+            "with `safetypin score --reference`, then `safetypin select`"
+        )
+
+
 def score(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -80,8 +96,11 @@ def score(
     how: Scoring,
     *,
     reporter: Reporter,
+    reference: PreTrainedModel | None = None,
 ) -> WeightScores:
     """Score every targeted weight; out of memory, halve the batch and say so.
+
+    `reference` is for the methods that compare with another model, and for these alone.
 
     Raises:
         UserError: No response to score on, or one prompt is too much for memory.
@@ -89,7 +108,7 @@ def score(
     batch_size = how.batch_size
     while True:
         try:
-            return _score_once(model, tokenizer, prompts, how, batch_size, reporter)
+            return _score_once(model, tokenizer, prompts, how, batch_size, reporter, reference)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -111,6 +130,7 @@ def _score_once(
     how: Scoring,
     batch_size: int,
     reporter: Reporter,
+    reference: PreTrainedModel | None,
 ) -> WeightScores:
     done = 0
 
@@ -120,10 +140,9 @@ def _score_once(
         done = num_examples
 
     options: dict[str, Any] = {"targets": how.targets, "prompts_id": prompts.fingerprint}
-    if how.method == "random":
-        options["seed"] = how.seed
-    if how.method == "snip":
-        options["reduction"] = how.reduction
+    offered = {"seed": how.seed, "reduction": how.reduction, "reference": reference}
+    accepted = inspect.signature(SCORERS[how.method]).parameters
+    options |= {name: value for name, value in offered.items() if name in accepted}
     tokens = batches(
         prompts,
         tokenizer,

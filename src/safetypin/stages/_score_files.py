@@ -8,6 +8,7 @@ from safetypin.artifacts import PromptSet, RunRecord, UserError, Verdict, write_
 from safetypin.evaluate import check_judge
 from safetypin.models import load_model, model_id
 from safetypin.prompts import load_prompts
+from safetypin.scores import needs_reference
 from safetypin.stages._calibrate import calibrate, read_calibration
 from safetypin.stages._progress import Reporter
 from safetypin.stages._run import Output, held, run_stage
@@ -19,6 +20,19 @@ PROMPT_HASHES = "prompt_hashes"  # of what was scored on; a set keeps them of it
 def sampled(source: str, num_prompts: int | None, column: str, seed: int) -> PromptSet:
     """Return a random sample of a prompt source, as an audit takes it; all of it for None."""
     return load_prompts(source, prompt_column=column).shuffled(seed).take(num_prompts)
+
+
+def check_reference(method: str, reference: str | None) -> None:
+    """Raise unless another model is given where a method compares with one, and only there.
+
+    Raises:
+        UserError: It is missing, or of no use.
+    """
+    needed = needs_reference(method)
+    if needed and not reference:
+        raise UserError(f"method {method} compares with another model; give one with --reference")
+    if reference and not needed:
+        raise UserError(f"--reference is of no use to method {method}, which scores one model")
 
 
 def score_files(
@@ -36,15 +50,18 @@ def score_files(
     dtype: str,
     device: str | None,
     reporter: Reporter,
+    reference: str | None = None,
 ) -> RunRecord:
     """Score a model on a prompt source and save the scores.
 
     The sample of prompts is drawn with the seed of `how`. Prompts without responses are answered by
-    the model first; `keep` says which answers to keep.
+    the model first; `keep` says which answers to keep. `reference` is the other model of a method
+    that compares two.
 
     Raises:
         UserError: Bad input, or no answer of the kind to keep.
     """
+    check_reference(how.method, reference)
     asked = sampled(prompts, num_prompts, prompt_column, how.seed)
     check_judge(judge_name, dict(judge_options))
     with held(out), reporter.running():
@@ -86,10 +103,12 @@ def score_files(
             )
         calibrated = read_calibration(out / "calibration", asked.name)
         reporter.stage(f"scores ({how.method})", len(asked) * UNITS_PER_EXAMPLE)
+        other = load_model(reference, dtype=dtype, device=device)[0] if reference else None
         inputs |= {"calibrated": calibrated.fingerprint, **how.inputs}
+        inputs |= {"reference_id": model_id(other)} if other else {}
 
         def compute(folder: Path) -> Output:
-            scores = score(loaded, tokenizer, calibrated, how, reporter=reporter)
+            scores = score(loaded, tokenizer, calibrated, how, reporter=reporter, reference=other)
             write_scores(folder / SCORES_FILE, scores)
             result = {
                 "num_matrices": len(scores.tensors),

@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from safetypin.artifacts import UserError
 from safetypin.evaluate import check_judge, judge_options
 from safetypin.prompts import COUNTED
-from safetypin.scores import SCORERS
 from safetypin.select import GROUPS
+from safetypin.stages._score import check_method
 from safetypin.stages._settings import check_choice, check_share, join_settings, one_or_many
 
 LISTS = ("targets", "judge_options")
@@ -80,7 +80,7 @@ class TrackConfig(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> "TrackConfig":
-        check_choice("method", self.method, SCORERS)
+        check_method(self.method)
         check_choice("counted", self.counted, COUNTED)
         check_choice("group", self.group, GROUPS)
         for name, share in {"q": self.q, "p": self.p}.items():

@@ -10,10 +10,9 @@ from safetypin.artifacts import UserError
 from safetypin.evaluate import check_judge, judge_options
 from safetypin.intervene import PROTECTIONS, Training
 from safetypin.prompts import COUNTED
-from safetypin.scores import SCORERS
 from safetypin.select import GROUPS
 from safetypin.stages._gates import parse_gate
-from safetypin.stages._score import REDUCTIONS
+from safetypin.stages._score import REDUCTIONS, check_method
 from safetypin.stages._settings import check_choice, check_share, join_settings, one_or_many
 
 CONTROLS = {"random": "count", "matched": "magnitude"}  # how each is matched to the set
@@ -129,7 +128,7 @@ class TuneConfig(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> "TuneConfig":
         check_choice("protect", self.protect, PROTECTIONS)
-        check_choice("method", self.method, SCORERS)
+        check_method(self.method)
         check_choice("counted", self.counted, COUNTED)
         check_choice("group", self.group, GROUPS)
         check_choice("reduction", self.reduction, REDUCTIONS)

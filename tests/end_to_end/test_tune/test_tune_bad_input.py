@@ -42,7 +42,10 @@ def rows_file(tmp_path):
         ({"targets": "no_such_layer"}, "no_such_layer"),
         ({"q": 3}, "q must be between 0 and 1, got 3; 3 % is 0.03"),
         ({"p": 0}, "p must be between 0 and 1, got 0"),
-        ({"method": "snap"}, "method 'snap' is unknown; choose one of magnitude, random, snip"),
+        (
+            {"method": "snap"},
+            "method 'snap' is unknown; choose one of magnitude, magnitude-difference, random, snip",
+        ),
         ({"reduction": "max"}, "reduction 'max' is unknown; choose one of mean, sum"),
         ({"control": "rand"}, "control 'rand' is unknown; choose one of random, matched"),
         ({"judge": "phrase"}, "no judge 'phrase'; nearest: phrases"),
