@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import signal
 import threading
 
 import pandas as pd
@@ -124,7 +123,9 @@ def file(paths, tmp_path_factory):
 
 
 def run(file, out, changes=(), shard=None):
-    return run_sweep(read_sweep(file, None, changes), out, reporter=Reporter(quiet=True), shard=shard)
+    return run_sweep(
+        read_sweep(file, None, changes), out, reporter=Reporter(quiet=True), shard=shard
+    )
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +210,9 @@ def test_what_is_done_is_kept_and_a_changed_method_is_run_again(file, swept, tmp
     run(file, out)
     assert {path: path.stat().st_mtime_ns for path in out.glob("cells/*/run.json")} == kept
     other = tmp_path / "other.toml"
-    other.write_text(file.read_text().replace("remove = [1, 0.1]", "remove = [1, 0.1]\nwhich = 'bottom'"))
+    other.write_text(
+        file.read_text().replace("remove = [1, 0.1]", "remove = [1, 0.1]\nwhich = 'bottom'")
+    )
     run(other, out)
     changed = {p.parent.name for p, at in kept.items() if p.stat().st_mtime_ns != at}
     assert changed == {"actsvd-1", "actsvd-10%"}
@@ -223,7 +226,7 @@ def test_shards_share_a_folder_and_find_what_one_process_finds(file, found, tmp_
     def one(shard):
         try:
             run(file, out, shard=shard)
-        except BaseException as error:  # noqa: BLE001 - shown below, from the main thread
+        except BaseException as error:
             errors.append(error)
 
     threads = [threading.Thread(target=one, args=(shard,)) for shard in shards]
@@ -251,16 +254,16 @@ def test_a_page_says_that_a_sweep_is_not_finished(file, tmp_path):
     assert "15 of 17 cells are still to be run" in (out / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on_and_finds_the_same(file, found, nursery, tmp_path):
     out = tmp_path / "killed"
     words = ("run", file, "--out", out, "--quiet")
-    for place in ("sets", "cells/difference-q0.05-p0.05", "cells/heads-3"):
-        child = nursery.start(*words)
-        nursery.wait_for(child, lambda place=place: (out / place).exists())
-        child.send_signal(signal.SIGKILL)
-        child.wait()
+    places = ("sets/difference", "cells/difference-q0.05-p0.05/responses", "cells/heads-3/run.json")
+    for place in places:
+        trap = {"at": place, "line": None, "do": "kill"}
+        assert nursery.run(*words, log=tmp_path / "log", trap=trap) == -9, place
         assert not (out / "metrics.json").exists()
-    assert nursery.finish(nursery.start(*words)) == 0
+    assert nursery.run(*words, log=tmp_path / "log") == 0
     assert timeless(read_metrics(out)) == timeless(found)
 
 

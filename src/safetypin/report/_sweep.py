@@ -226,8 +226,8 @@ def _all_cells(m: SweepMetrics) -> Section:
     attacks = list(m.baseline.attacks)
     tasks = list(m.baseline.zero_shot)
     columns = (
-        "Cell", "Removed", "ASR", "95 % interval", "Random", *attacks, "Degenerate", "Harmless refused",
-        "Perplexity", *tasks,
+        "Cell", "Removed", "ASR", "95 % interval", "Random", *attacks, "Degenerate",
+        "Harmless refused", "Perplexity", *tasks,
     )  # fmt: skip
     rows = [_untouched_row(m.baseline, attacks, tasks)]
     rows += [_cell_row(m, cell, attacks, tasks) for cell in m.cells]

@@ -72,6 +72,7 @@ from safetypin.stages._share import share_stages
 from safetypin.stages._subject import Subject
 from safetypin.stages._track import track
 from safetypin.stages._track_config import TRACK_PRESETS, TrackConfig, make_track_config
+from safetypin.stages._track_tables import write_table
 from safetypin.stages._tune import tune
 from safetypin.stages._tune_config import (
     IMPORTANCES,
@@ -170,4 +171,5 @@ __all__ = [
     "warp_tune",
     "where",
     "why_destroyed",
+    "write_table",
 ]

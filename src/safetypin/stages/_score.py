@@ -164,6 +164,7 @@ def score_halves(
     *,
     fraction: float,
     reporter: Reporter,
+    reference: PreTrainedModel | None = None,
 ) -> Output:
     """Score on both halves of the prompts, in one pass over them, and join the halves.
 
@@ -175,7 +176,7 @@ def score_halves(
     before = model_fingerprint(model)
     first_file = folder / "half-0.safetensors"
     for half, path in zip(prompts.halves(), HALF_FILES, strict=True):
-        scores = score(model, tokenizer, half, how, reporter=reporter)
+        scores = score(model, tokenizer, half, how, reporter=reporter, reference=reference)
         write_mask(folder / path, top_fraction(scores, fraction, group=how.group))
         if path == HALF_FILES[0]:
             write_scores(first_file, scores)

@@ -9,7 +9,7 @@ from safetypin.evaluate import attack_success_rate
 from safetypin.experiment.sweep._cells import Cell, Removed
 from safetypin.experiment.sweep._file import Sweep
 from safetypin.experiment.sweep._known import known
-from safetypin.experiment.sweep._methods import Difference, Projection, Random
+from safetypin.experiment.sweep.methods import Difference, Projection, Random
 from safetypin.stages import (
     Series,
     Subject,

@@ -20,7 +20,7 @@ from safetypin.experiment._file import (
     _tables,
 )
 from safetypin.experiment.sweep._cells import Cell
-from safetypin.experiment.sweep._methods import Method, Random, read_method
+from safetypin.experiment.sweep.methods import Method, Random, read_method
 from safetypin.stages import nearest, one_or_many
 
 # what an audit says of the model, its prompts, its answers and its scores

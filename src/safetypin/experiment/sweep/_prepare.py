@@ -23,10 +23,10 @@ from safetypin.artifacts import (
     write_ranks,
 )
 from safetypin.experiment.sweep._file import Sweep
-from safetypin.experiment.sweep._methods import Method, Random
 from safetypin.experiment.sweep._prepared import HEADS, RANKS, SETS, mask_file
+from safetypin.experiment.sweep.methods import Method, Random
 from safetypin.prompts import batches, window
-from safetypin.scores import probe_heads
+from safetypin.scores import needs_reference, probe_heads
 from safetypin.select import method_matrix, overlap, top_fraction
 from safetypin.stages import (
     HALF_FILES,
@@ -160,7 +160,7 @@ def _score(making: Making, folder: str, scorer: str, name: str) -> None:
             how,
             fraction=fraction,
             reporter=making.series.reporter,
-            reference=making.reference,
+            reference=making.reference if needs_reference(scorer) else None,
         ),
         units=len(prompts) * UNITS_PER_EXAMPLE,
     )

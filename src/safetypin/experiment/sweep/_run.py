@@ -7,17 +7,17 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from safetypin.artifacts import RunRecord, write_json
+from safetypin.artifacts import RunRecord, UserError, write_json
 from safetypin.audit import check_prompts, read_prompts, short_sets
 from safetypin.experiment.sweep._cells import Cell, Removed
 from safetypin.experiment.sweep._collect import collect
 from safetypin.experiment.sweep._file import Sweep
 from safetypin.experiment.sweep._measure import Battery, battery, measure
-from safetypin.experiment.sweep._methods import Random
 from safetypin.experiment.sweep._prepare import Making, prepare
 from safetypin.experiment.sweep._prepared import Prepared
 from safetypin.experiment.sweep._shards import Shard, holding
 from safetypin.experiment.sweep._tables import write_tables
+from safetypin.experiment.sweep.methods import Random
 from safetypin.models import load_model, model_fingerprint, model_id
 from safetypin.report import write_report
 from safetypin.stages import (
@@ -34,7 +34,7 @@ CELLS = "cells"
 MakeReporter = Callable[[Path], Reporter]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Answering:
     """How the model answers the prompts that it is scored on."""
 
@@ -73,7 +73,7 @@ def run_sweep(
             running.prepare()
             if shard is None:
                 return running.run(None)
-        part = out / "shards" / f"{shard.index}-of-{shard.count}"
+        part = out / "shards" / f"{shard.number}-of-{shard.of}"
         stack.enter_context(held(part))
         return running.run(shard)
 
@@ -92,14 +92,15 @@ class _Running:
         self.subject = Subject(model=model, tokenizer=tokenizer, identity=model_id(model))
         self.reference = None
         if sweep.measures.reference is not None:
-            how = {"dtype": config.dtype, "device": config.device}
-            self.reference = load_model(sweep.measures.reference, **how)[0]
+            other = sweep.measures.reference
+            self.reference = load_model(other, dtype=config.dtype, device=config.device)[0]
         self.battery: Battery = battery(sweep, prompts)
         self.fingerprint = model_fingerprint(model)
 
     def prepare(self) -> None:
         """Check everything, measure the untouched model, and make what cells are cut from."""
         config, subject = self.sweep.config, self.subject
+        self._check_methods()
         check_prompts(config, self.prompts, self.battery.suite, subject.model, subject.tokenizer)
         self.battery.check(subject.model, subject.tokenizer)
         for note in short_sets(config, self.prompts):
@@ -126,6 +127,15 @@ class _Running:
         self.made = prepare(making)
         self.calibration = {name: found.fingerprint for name, found in answered.items()}
         self.prepared = Prepared(self.out, subject.model, self.reference, config.seed)
+
+    def _check_methods(self) -> None:
+        for name, method in self.sweep.methods.items():
+            try:
+                if method.needs_reference and self.reference is None:
+                    raise UserError("needs a second model; name one as `reference` in [settings]")
+                method.check(self.subject.model, self.sweep.config.targets)
+            except UserError as error:
+                raise UserError(f"[methods.{name}]: {error}") from error
 
     def run(self, shard: Shard | None) -> dict[str, Any]:
         """Run the cells, then write what is found."""

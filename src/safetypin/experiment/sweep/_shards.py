@@ -15,14 +15,14 @@ Item = TypeVar("Item")
 
 
 class Shard(NamedTuple):
-    """Part `index` of `count`, counted from 1."""
+    """Part `number` of `of`, counted from 1."""
 
-    index: int
-    count: int
+    number: int
+    of: int
 
     def part(self, items: Sequence[Item]) -> list[Item]:
-        """Return every count-th item: together the shards have each item once."""
-        return list(items[self.index - 1 :: self.count])
+        """Return every item of its turn: together the shards have each item once."""
+        return list(items[self.number - 1 :: self.of])
 
 
 def parse_shard(text: str) -> Shard:
@@ -35,8 +35,8 @@ def parse_shard(text: str) -> Shard:
     if found is None:
         raise UserError(f"--shard takes i/n, such as 1/4 for the first of four; got {text!r}")
     shard = Shard(int(found[1]), int(found[2]))
-    if not 1 <= shard.index <= shard.count:
-        raise UserError(f"--shard {text}: the first number must be 1 to {shard.count}")
+    if not 1 <= shard.number <= shard.of:
+        raise UserError(f"--shard {text}: the first number must be 1 to {shard.of}")
     return shard
 
 

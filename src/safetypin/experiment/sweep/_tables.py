@@ -1,12 +1,12 @@
 """The cells as a table for other programs, and the paper's Tables 6 and 7 as CSV."""
 
-from collections.abc import Mapping
+import csv
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from safetypin.artifacts import replacing
+from safetypin.stages import write_table
 
 CELLS_FILE = "cells.parquet"
 PAPER_FILES = {"difference": "table6.csv", "projection": "table7.csv"}
@@ -20,16 +20,21 @@ def write_tables(out: Path, found: Mapping[str, Any]) -> None:
     """Write `cells.parquet`, and a CSV for each of the paper's tables that has a row."""
     rows = [_row("baseline", found["baseline"])]
     rows += [_row(cell["id"], cell) for cell in found["cells"]]
-    with replacing(out / CELLS_FILE) as temporary:
-        pd.DataFrame(rows).to_parquet(temporary, index=False)
+    write_table(out / CELLS_FILE, [_wide(row, rows) for row in rows])
     kinds = {method["name"]: method["kind"] for method in found["methods"]}
     for kind, file in PAPER_FILES.items():
         cells = [cell for cell in found["cells"] if kinds[cell["method"]] == kind]
         if cells:
-            with replacing(out / file) as temporary:
-                pd.DataFrame([_row(cell["id"], cell) for cell in cells]).to_csv(
-                    temporary, index=False
-                )
+            table = [_row(cell["id"], cell) for cell in cells]
+            with replacing(out / file) as temporary, temporary.open("w", newline="") as stream:
+                writer = csv.DictWriter(stream, list(table[0]))
+                writer.writeheader()
+                writer.writerows(table)
+
+
+def _wide(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return a row with a value for every column of the table."""
+    return {key: row.get(key) for one in (rows[-1], rows[0]) for key in one}
 
 
 def _row(name: str, cell: Mapping[str, Any]) -> dict[str, Any]:

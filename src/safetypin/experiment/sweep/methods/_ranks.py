@@ -1,0 +1,126 @@
+"""Methods that remove ranks: directions of what a matrix writes."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+from transformers import PreTrainedModel
+
+from safetypin.artifacts import Rank, RankBasis, UserError
+from safetypin.experiment.sweep._cells import Removed
+from safetypin.experiment.sweep._prepared import Prepared
+from safetypin.experiment.sweep.methods._method import Change, Method
+from safetypin.intervene import projected, removed_ranks
+from safetypin.models import block_weights
+from safetypin.stages import one_or_many
+from safetypin.subspaces import random_ranks
+
+RankPairs = tuple[tuple[Rank, Rank], ...]
+
+
+class Ranks(Method):
+    """The most, or least, important ranks of each matrix on the safety prompts (ActSVD).
+
+    Attributes:
+        remove: How many are removed of each matrix: numbers, or shares with a point.
+        which: `top` or `bottom`.
+    """
+
+    kind: Literal["ranks"]
+    remove: tuple[Rank, ...] = Field(min_length=1)
+    which: Literal["top", "bottom"] = "top"
+
+    _many = field_validator("remove", mode="before")(one_or_many)
+
+    @property
+    def ranks(self) -> tuple[str, ...]:
+        return ("safety",)
+
+    @property
+    def sizes(self) -> list[str]:
+        return [_rank(rank) for rank in self.remove]
+
+    def check(self, model: PreTrainedModel, targets: tuple[str, ...] | None) -> None:
+        _check_ranks(model, targets, self.remove)
+
+    def _options(self, size: str) -> dict[str, Any]:
+        rank = next(rank for rank in self.remove if _rank(rank) == size)
+        return {"rank": rank, "which": self.which}
+
+    def change(self, prepared: Prepared, size: str, cell: str) -> Change:
+        return projected(prepared.model, prepared.ranks("safety"), **self._options(size))
+
+    def control(self, prepared: Prepared, size: str, cell: str, seed: int, match: str) -> Change:
+        other = random_ranks(prepared.ranks("safety"), seed=seed)
+        rank = self._options(size)["rank"]
+        return projected(prepared.model, other, rank=rank)
+
+    def removed(self, prepared: Prepared, size: str, cell: str) -> Removed:
+        return _ranks_removed(prepared.ranks("safety"), self._options(size))
+
+
+class Projection(Method):
+    """Of the top safety ranks what lies outside of the top utility ranks: (I - P_u) P_s W.
+
+    Attributes:
+        keep: Pairs (utility ranks that are kept, safety ranks that are taken): numbers, or shares
+            with a point. In the paper's terms r_u and r_s are the full rank minus these.
+    """
+
+    kind: Literal["projection"]
+    keep: RankPairs = Field(min_length=1)
+
+    @property
+    def ranks(self) -> tuple[str, ...]:
+        return ("safety", "utility")
+
+    @property
+    def sizes(self) -> list[str]:
+        return [f"u{_rank(u)}-s{_rank(s)}" for u, s in self.keep]
+
+    def check(self, model: PreTrainedModel, targets: tuple[str, ...] | None) -> None:
+        _check_ranks(model, targets, [rank for pair in self.keep for rank in pair])
+
+    def pair(self, size: str) -> tuple[Rank, Rank]:
+        """Return the utility ranks that are kept and the safety ranks that are taken."""
+        return next(p for p in self.keep if f"u{_rank(p[0])}-s{_rank(p[1])}" == size)
+
+    def _options(self, prepared: Prepared, size: str) -> dict[str, Any]:
+        u, s = self.pair(size)
+        return {"rank": s, "utility": prepared.ranks("utility"), "keep_utility": u}
+
+    def change(self, prepared: Prepared, size: str, cell: str) -> Change:
+        options = self._options(prepared, size)
+        return projected(prepared.model, prepared.ranks("safety"), **options)
+
+    def control(self, prepared: Prepared, size: str, cell: str, seed: int, match: str) -> Change:
+        other = random_ranks(prepared.ranks("safety"), seed=seed)
+        return projected(prepared.model, other, **self._options(prepared, size))
+
+    def removed(self, prepared: Prepared, size: str, cell: str) -> Removed:
+        return _ranks_removed(prepared.ranks("safety"), self._options(prepared, size))
+
+
+def _check_ranks(
+    model: PreTrainedModel, targets: tuple[str, ...] | None, ranks: Iterable[Rank]
+) -> None:
+    weights = block_weights(model, targets).values()
+    full = {w.name: min(w.d_in, w.d_out) for w in weights if w.layout != "experts"}
+    if not full:
+        raise UserError("no weight of the model has ranks; the experts of a mixture have none")
+    name = min(full, key=lambda name: full[name])
+    for rank in ranks:
+        if not 0 < rank <= (1 if isinstance(rank, float) else full[name]):
+            raise UserError(
+                f"rank {rank:g} is not between 1 and {full[name]}, the rank that {name} can have; "
+                "a share of every matrix's ranks has a point, such as 0.1"
+            )
+
+
+def _rank(rank: Rank) -> str:
+    return f"{rank:g}" if isinstance(rank, int) else f"{100 * rank:g}%"
+
+
+def _ranks_removed(safety: RankBasis, options: Mapping[str, Any]) -> Removed:
+    found = removed_ranks(safety, **options)
+    return Removed(unit="ranks", count=found.num_removed, total=found.num_ranks)

@@ -1,0 +1,182 @@
+"""Methods that remove single weights, by their scores."""
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+from transformers import PreTrainedModel
+
+from safetypin.artifacts import WeightMask
+from safetypin.experiment.sweep._cells import Removed
+from safetypin.experiment.sweep._prepared import Prepared
+from safetypin.experiment.sweep.methods._method import Change, Method, Scores
+from safetypin.intervene import pruned
+from safetypin.models import block_weights
+from safetypin.scores import SCORERS, needs_reference
+from safetypin.select import (
+    GROUPS,
+    bottom_fraction,
+    check_divides,
+    matched_random,
+    parse_pattern,
+    top_fractions,
+    top_n_of_m,
+)
+from safetypin.stages import check_choice, check_share, one_or_many, set_name
+
+Pairs = tuple[tuple[float, float], ...]
+
+
+class Weights(Method):
+    """A method that removes single weights.
+
+    Attributes:
+        score: Name from `SCORERS`.
+        remove: What stands in their place: `zero`, or the `reference` model's values.
+    """
+
+    score: str = "snip"
+    remove: Literal["zero", "reference"] = "zero"
+
+    @field_validator("score")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        check_choice("score", value, SCORERS)
+        return value
+
+    @property
+    def scorer(self) -> str:
+        return self.score
+
+    @property
+    def needs_reference(self) -> bool:
+        return self.remove == "reference" or needs_reference(self.score)
+
+    def change(self, prepared: Prepared, size: str, cell: str) -> Change:
+        return self._without(prepared, prepared.mask(cell))
+
+    def control(self, prepared: Prepared, size: str, cell: str, seed: int, match: str) -> Change:
+        mask = prepared.mask(cell)
+        kind: Any = match
+        return self._without(prepared, matched_random(mask, prepared.model, seed=seed, match=kind))
+
+    def _without(self, prepared: Prepared, mask: WeightMask) -> Change:
+        other = prepared.reference if self.remove == "reference" else None
+        return pruned(prepared.model, mask, reference=other)
+
+    def removed(self, prepared: Prepared, size: str, cell: str) -> Removed:
+        mask = prepared.mask(cell)
+        return Removed(unit="weights", count=mask.num_selected, total=mask.num_weights)
+
+
+class Share(Weights):
+    """The weights with the highest, or lowest, scores on the safety prompts.
+
+    The lowest are those that are safest to remove: Wei et al. sec. 4.2 find that a model without
+    them is attacked less easily.
+
+    Attributes:
+        shares: Of each group.
+        which: `top` or `bottom`.
+        group: row, matrix, layer or model.
+    """
+
+    kind: Literal["share"]
+    shares: tuple[float, ...] = Field(min_length=1)
+    which: Literal["top", "bottom"] = "top"
+    group: str = "matrix"
+
+    _many = field_validator("shares", mode="before")(one_or_many)
+
+    @model_validator(mode="after")
+    def _check(self) -> "Share":
+        _check_shares("shares", self.shares)
+        check_choice("group", self.group, GROUPS)
+        return self
+
+    @property
+    def sizes(self) -> list[str]:
+        return [f"{share:g}" for share in self.shares]
+
+    def cut(self, scores: Scores) -> dict[str, WeightMask]:
+        safety, group = scores["safety"], self.group
+        if self.which == "bottom":
+            return {f"{s:g}": bottom_fraction(safety, s, group=group) for s in self.shares}
+        masks = top_fractions(safety, self.shares, group=group)
+        return {f"{share:g}": masks[share] for share in self.shares}
+
+
+class Difference(Weights):
+    """The top q of the safety scores minus the top p of the utility scores: S(q, p).
+
+    Attributes:
+        grid: Pairs (q, p).
+        group: row, matrix, layer or model.
+    """
+
+    kind: Literal["difference"]
+    grid: Pairs = Field(min_length=1)
+    group: str = "matrix"
+
+    @model_validator(mode="after")
+    def _check(self) -> "Difference":
+        _check_shares("grid", [share for pair in self.grid for share in pair])
+        check_choice("group", self.group, GROUPS)
+        return self
+
+    @property
+    def sizes(self) -> list[str]:
+        return [_pair(q, p) for q, p in self.grid]
+
+    def pair(self, size: str) -> tuple[float, float]:
+        """Return (q, p) of a size."""
+        return next(pair for pair in self.grid if _pair(*pair) == size)
+
+    def cut(self, scores: Scores) -> dict[str, WeightMask]:
+        qs, ps = ({pair[i] for pair in self.grid} for i in (0, 1))
+        safety = top_fractions(scores["safety"], sorted(qs), group=self.group)
+        utility = top_fractions(scores["utility"], sorted(ps), group=self.group)
+        return {_pair(q, p): safety[q] - utility[p] for q, p in self.grid}
+
+
+def _pair(q: float, p: float) -> str:
+    return set_name("", q, p).removeprefix("-")
+
+
+class Pattern(Weights):
+    """N of every M neighbouring inputs of a row: those with the highest safety scores.
+
+    Attributes:
+        patterns: Each as `N:M`.
+    """
+
+    kind: Literal["pattern"]
+    patterns: tuple[str, ...] = Field(min_length=1)
+
+    _many = field_validator("patterns", mode="before")(one_or_many)
+
+    @model_validator(mode="after")
+    def _check(self) -> "Pattern":
+        for pattern in self.patterns:
+            parse_pattern(pattern)
+        return self
+
+    @property
+    def sizes(self) -> list[str]:
+        return list(self.patterns)
+
+    def check(self, model: PreTrainedModel, targets: tuple[str, ...] | None) -> None:
+        for name, weight in block_weights(model, targets).items():
+            for pattern in self.patterns:
+                check_divides(name, weight.d_in, *parse_pattern(pattern))
+
+    def cut(self, scores: Scores) -> dict[str, WeightMask]:
+        return {
+            pattern: top_n_of_m(scores["safety"], *parse_pattern(pattern))
+            for pattern in self.patterns
+        }
+
+
+def _check_shares(name: str, shares: Iterable[float]) -> None:
+    for share in shares:
+        check_share(name, share)
