@@ -92,11 +92,11 @@ def bottom_fraction(
 
     Exactly `round(fraction * n)` of a group's n weights; those of score 0 come first.
     """
-    turned = _Reversed(scores)
+    turned = Reversed(scores)
     return top_fraction(dataclasses.replace(scores, tensors=turned), fraction, group=group)
 
 
-class _Reversed(Mapping[str, Scores]):
+class Reversed(Mapping[str, Scores]):
     """Scores in the opposite order, each still told from each."""
 
     def __init__(self, scores: WeightScores) -> None:
@@ -162,12 +162,13 @@ def _row_masks(scores: Scores, fractions: Sequence[float], *, is_transposed: boo
         part = rows[start : start + step]
         for fraction, mask in zip(fractions, masks, strict=True):
             count = round(fraction * rows.shape[1])
-            mask[start : start + step] = _highest_of_rows(part, count)
+            mask[start : start + step] = highest_of_rows(part, count)
     shaped = [mask.view(oriented.shape) for mask in masks]
     return [mask.mT.contiguous() for mask in shaped] if is_transposed else shaped
 
 
-def _highest_of_rows(rows: Float[Tensor, "rows d_in"], count: int) -> Bool[Tensor, "rows d_in"]:
+def highest_of_rows(rows: Float[Tensor, "rows d_in"], count: int) -> Bool[Tensor, "rows d_in"]:
+    """Mark the `count` highest of each row, ties by the lower index, none of 0."""
     if count == 0:
         return torch.zeros_like(rows, dtype=torch.bool)
     cut = rows.topk(count, dim=1, sorted=False).values.amin(dim=1, keepdim=True)
