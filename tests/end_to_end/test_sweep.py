@@ -258,7 +258,12 @@ def test_a_page_says_that_a_sweep_is_not_finished(file, tmp_path):
 def test_a_killed_sweep_goes_on_and_finds_the_same(file, found, nursery, tmp_path):
     out = tmp_path / "killed"
     words = ("run", file, "--out", out, "--quiet")
-    places = ("sets/difference", "cells/difference-q0.05-p0.05/responses", "cells/heads-3/run.json")
+    places = (
+        "sets/.difference",
+        "cells/difference-q0.05-p0.05/responses-attack-suffix",
+        "cells/heads-3/.run.json",
+        "killed/.metrics.json",
+    )
     for place in places:
         trap = {"at": place, "line": None, "do": "kill"}
         assert nursery.run(*words, log=tmp_path / "log", trap=trap) == -9, place
@@ -270,7 +275,7 @@ def test_a_killed_sweep_goes_on_and_finds_the_same(file, found, nursery, tmp_pat
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ('kind = "difference"', 'kind = "diference"', "choose one of share, difference"),
+        ('kind = "difference"', 'kind = "diference"', "choose one of difference, heads"),
         ("grid = [[0.02, 0.02]", "grid = [[3, 0.02]", "3 % is 0.03"),
         ('like = "difference"', 'like = "diference"', "did you mean difference"),
         ('patterns = "1:16"', 'patterns = "1:7"', "divide"),

@@ -107,7 +107,7 @@ def _rectangle(low: tuple[float, float], high: tuple[float, float]) -> Path:
     return Path(corners, closed=True)
 
 
-def overlap_figure(overlap: Overlap) -> Markup:
+def overlap_figure(overlap: Overlap, name: str = "overlap") -> Markup:
     """Draw the overlap of safety and utility tops by layer, with chance and noise floor."""
     rows = overlap.by_layer
     layers = [row.layer for row in rows]
@@ -134,7 +134,7 @@ def overlap_figure(overlap: Overlap) -> Markup:
         axes.set_ylabel("Jaccard index")
         return inline_svg(
             figure,
-            name="overlap",
+            name=name,
             title="Overlap of safety and utility tops by layer, with chance level and noise floor; "
             "the numbers are in the table below the figure",
         )

@@ -14,6 +14,7 @@ from safetypin.report._html import write_page
 from safetypin.report._read import METRICS_FILE, parse, read
 from safetypin.report._sweep_figures import size_picture, utility_picture
 from safetypin.report._sweep_metrics import SweepCell, SweepMetrics, Untouched
+from safetypin.report._sweep_relations import relations
 from safetypin.report._sweep_words import (
     controls_of,
     headline,
@@ -51,7 +52,7 @@ def sweep_page(m: SweepMetrics) -> str:
             *([_figures(m)] if m.cells else []),
             *_paper_tables(m),
             *([_judges(m)] if m.cells else []),
-            *([_relations(m)] if m.sets else []),
+            *([relations(m)] if m.sets else []),
             *([_all_cells(m)] if m.cells else []),
             _methods(m),
             _reading(m),
@@ -174,51 +175,6 @@ def _judges(m: SweepMetrics) -> Section:
             "it, and an attack's success with one."
         ],
         points=judge_points(m),
-    )
-
-
-def _relations(m: SweepMetrics) -> Section:
-    assert m.sets is not None
-    rows = [
-        (
-            scorer,
-            _words.setting(top.fraction),
-            _words.decimal(top.jaccard, 3),
-            _words.decimal(top.chance, 3),
-            ", ".join(f"{name} {_words.decimal(v, 3)}" for name, v in top.noise_floors.items())
-            or "knows no prompts",
-        )
-        for scorer, top in m.sets.overlap.items()
-    ]
-    tables = [
-        Table(
-            label="Safety and utility tops",
-            columns=("Score", "Top", "Jaccard", "By chance", "Between halves of the prompts"),
-            rows=rows,
-        )
-    ]
-    names = list(m.sets.of)
-    if len(names) > 1:
-        tables.append(_between(m, names))
-    return Section(
-        anchor="overlap",
-        heading="What the sets share",
-        words=["Jaccard index of two sets: shared weights over all weights of both."],
-        tables=tables,
-    )
-
-
-def _between(m: SweepMetrics, names: Sequence[str]) -> Table:
-    assert m.sets is not None
-    matrix = m.sets.between["jaccard"]
-    rows = []
-    for place, name in enumerate(names):
-        shown = [_words.decimal(value, 3) for value in matrix[place]]
-        rows.append((f"{name} ({m.sets.of[name].removeprefix(name + '-')})", *shown))
-    return Table(
-        label="Methods against methods, each at its largest size",
-        columns=("Method", *names),
-        rows=rows,
     )
 
 

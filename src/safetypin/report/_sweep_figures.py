@@ -8,8 +8,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from safetypin.report._picture import Picture
-from safetypin.report._style import GRID, INK, PAPER, SOFT, light_grid
-from safetypin.report._sweep_metrics import SweepCell, SweepMethod, SweepMetrics
+from safetypin.report._style import GRID, INK, PAPER, SOFT, STRONG, light_grid
+from safetypin.report._sweep_metrics import (
+    RankOverlap,
+    SweepCell,
+    SweepMethod,
+    SweepMetrics,
+)
 
 # Okabe and Ito's colours, which colour-blind readers tell apart, but for black and yellow
 COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7f3c8d")
@@ -68,6 +73,36 @@ def size_picture(metrics: SweepMetrics) -> Picture:
         "in the table of all cells",
         width=2.9 * len(units) + 0.4,
         height=2.9 + 0.21 * _legend_rows(metrics),
+        draw=draw,
+    )
+
+
+def similarity_picture(ranks: RankOverlap) -> Picture:
+    """Return how alike safety and utility directions are, by layer, with chance and floor."""
+    layers = [row.layer for row in ranks.by_layer]
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_axes((0.1, 0.2, 0.88, 0.76))
+        light_grid(axes)
+        lines = {
+            "noise_floor": ("s-", SOFT, 0.9),
+            "chance": ("--", SOFT, 0.9),
+            "similarity": ("o-", STRONG, 1.4),
+        }
+        for name, (look, colour, width) in lines.items():
+            values = [getattr(row, name) for row in ranks.by_layer]
+            known = [math.nan if value is None else value for value in values]
+            axes.plot(layers, known, look, color=colour, linewidth=width, markersize=3.4)
+        axes.set_ylim(0, 1.02)
+        axes.set_xlabel("layer")
+        axes.set_ylabel("similarity")
+
+    return Picture(
+        name="similarity",
+        title="Similarity of the safety and utility directions by layer, with its chance level "
+        "and its noise floor",
+        width=5.2,
+        height=2.7,
         draw=draw,
     )
 

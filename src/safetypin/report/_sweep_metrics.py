@@ -6,7 +6,7 @@ from pydantic import Field
 
 from safetypin.artifacts import Rate
 from safetypin.report._findings import RunPart
-from safetypin.report._metrics import Difference, Interval, Judge, Model, Part, Perplexity
+from safetypin.report._metrics import Difference, Interval, Judge, Model, Overlap, Part, Perplexity
 
 
 class Attacked(Part):
@@ -101,19 +101,26 @@ class SweepMethod(Part):
     scorer: str | None
 
 
-class TopsOverlap(Part):
-    """What the tops on safety and utility prompts share."""
+class LayerSimilarity(Part):
+    """What the safety and utility directions of one layer share."""
 
-    fraction: float
-    jaccard: float | None
+    layer: int
+    similarity: float | None
     chance: float | None
-    noise_floors: dict[str, float | None]
+    noise_floor: float | None
+
+
+class RankOverlap(Part):
+    """What the safety and utility directions share, `share` of each matrix's ranks."""
+
+    share: float
+    by_layer: list[LayerSimilarity]
 
 
 class SweepSets(Part):
     """How the sets relate to each other."""
 
-    overlap: dict[str, TopsOverlap]
+    overlap: dict[str, Overlap]
     between: dict[str, Any]
     of: dict[str, str]
 
@@ -130,6 +137,7 @@ class SweepMetrics(RunPart):
     judge: Judge
     baseline: Untouched
     sets: SweepSets | None
+    ranks: RankOverlap | None
     methods: list[SweepMethod]
     cells: list[SweepCell]
     num_cells: int

@@ -60,7 +60,14 @@ from safetypin.stages._score_files import score_files
 from safetypin.stages._scored import calibrated
 from safetypin.stages._series import Series
 from safetypin.stages._set_files import prune_files, select_files
-from safetypin.stages._sets import cut_sets, load_mask, read_set, set_name, where
+from safetypin.stages._sets import (
+    cut_sets,
+    load_mask,
+    overlap_of_tops,
+    read_set,
+    set_name,
+    where,
+)
 from safetypin.stages._settings import (
     check_choice,
     check_share,
@@ -149,6 +156,7 @@ __all__ = [
     "now",
     "one_or_many",
     "open_guard",
+    "overlap_of_tops",
     "patch_models",
     "prune_files",
     "rates",

@@ -91,7 +91,9 @@ def cut_sets(
             f"overlap_fraction {overlap_fraction:g} selects no weight of any {group}; "
             "take a larger one"
         )
-    return Output({"sets": sets, "overlap": [_overlap(overlap_fraction, *pair, halves)]}, files)
+    return Output(
+        {"sets": sets, "overlap": [overlap_of_tops(overlap_fraction, *pair, halves)]}, files
+    )
 
 
 def _check_room(name: str, mask: WeightMask) -> None:
@@ -145,7 +147,7 @@ def check_origin(mask: WeightMask, folder: Path, identity: str, *, any_model: bo
         )
 
 
-def _overlap(
+def overlap_of_tops(
     fraction: float,
     safety: WeightMask,
     utility: WeightMask,

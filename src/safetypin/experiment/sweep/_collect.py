@@ -67,6 +67,7 @@ def collect(
             "also_judged": _also_judged(baseline.result),
         },
         "sets": made["sets"] and {key: made["sets"][key] for key in ("overlap", "between", "of")},
+        "ranks": made["ranks"],
         "methods": [_method(sweep, name) for name in sweep.methods],
         "cells": cells,
         "num_cells": len(sweep.cells),

@@ -45,6 +45,8 @@ class Measures(BaseModel):
         temperature: Of those.
         prefill: How the attack `prefill` begins the answer; its own beginning where None.
         also_judges: Judges without options that judge the same answers again.
+        overlap_ranks: Share of the ranks of each matrix whose safety and utility directions are
+            compared.
         zero_shot: Tasks of multiple choice.
         num_zero_shot: Questions of each.
     """
@@ -59,6 +61,7 @@ class Measures(BaseModel):
     temperature: float = Field(default=1.0, gt=0)
     prefill: str | None = None
     also_judges: tuple[str, ...] = ("papers",)
+    overlap_ranks: float = Field(default=0.1, gt=0, lt=1)
     zero_shot: tuple[str, ...] = ()
     num_zero_shot: int = Field(default=100, ge=1)
 

@@ -6,6 +6,8 @@ adversarial suffixes, with adversarial decoding, and mean accuracy over six zero
 
 from typing import NamedTuple
 
+from safetypin.artifacts import Rank
+
 MODEL = "llama-2-7b-chat"
 
 
@@ -21,7 +23,7 @@ class Known(NamedTuple):
 
 BASELINE = {"vanilla": 0.0, "accuracy": 0.58}
 # by (q, p): the top q of safety minus the top p of utility
-DIFFERENCE: dict[tuple[float, float], Known] = {
+DIFFERENCE: dict[tuple[Rank, Rank], Known] = {
     (0.01, 0.01): Known(0.0063, 0.10, 0.97, 0.86, 0.54),
     (0.01, 0.02): Known(0.0046, 0.06, 0.94, 0.84, 0.55),
     (0.02, 0.03): Known(0.0094, 0.21, 0.97, 0.89, 0.55),
@@ -34,7 +36,7 @@ DIFFERENCE: dict[tuple[float, float], Known] = {
     (0.08, 0.09): Known(0.0299, 0.87, 0.98, 0.93, 0.52),
 }
 # by (utility ranks kept, safety ranks taken) of 4096: in the paper 4096 minus these, r_u / r_s
-PROJECTION: dict[tuple[float, float], Known] = {
+PROJECTION: dict[tuple[Rank, Rank], Known] = {
     (646, 96): Known(None, 0.67, 1.00, 0.88, 0.59),
     (546, 96): Known(None, 0.68, 0.99, 0.90, 0.59),
     (146, 6): Known(None, 0.71, 0.97, 0.91, 0.59),
@@ -43,7 +45,7 @@ PROJECTION: dict[tuple[float, float], Known] = {
 }
 
 
-def known(model: str, kind: str, pair: tuple[float, float]) -> Known | None:
+def known(model: str, kind: str, pair: tuple[Rank, Rank]) -> Known | None:
     """Return the paper's row for a cell, where it has one."""
     if MODEL not in model.lower():
         return None

@@ -12,8 +12,9 @@ from safetypin.audit import check_prompts, read_prompts, short_sets
 from safetypin.experiment.sweep._cells import Cell, Removed
 from safetypin.experiment.sweep._collect import collect
 from safetypin.experiment.sweep._file import Sweep
+from safetypin.experiment.sweep._making import Making
 from safetypin.experiment.sweep._measure import Battery, battery, measure
-from safetypin.experiment.sweep._prepare import Making, prepare
+from safetypin.experiment.sweep._prepare import prepare
 from safetypin.experiment.sweep._prepared import Prepared
 from safetypin.experiment.sweep._shards import Shard, holding
 from safetypin.experiment.sweep._tables import write_tables

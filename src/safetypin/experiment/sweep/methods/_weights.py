@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 from transformers import PreTrainedModel
 
-from safetypin.artifacts import WeightMask
+from safetypin.artifacts import UserError, WeightMask
 from safetypin.experiment.sweep._cells import Removed
 from safetypin.experiment.sweep._prepared import Prepared
 from safetypin.experiment.sweep.methods._method import Change, Method, Scores
@@ -16,7 +16,6 @@ from safetypin.scores import SCORERS, needs_reference
 from safetypin.select import (
     GROUPS,
     bottom_fraction,
-    check_divides,
     matched_random,
     parse_pattern,
     top_fractions,
@@ -168,7 +167,10 @@ class Pattern(Weights):
     def check(self, model: PreTrainedModel, targets: tuple[str, ...] | None) -> None:
         for name, weight in block_weights(model, targets).items():
             for pattern in self.patterns:
-                check_divides(name, weight.d_in, *parse_pattern(pattern))
+                if weight.d_in % parse_pattern(pattern)[1]:
+                    raise UserError(
+                        f"the pattern {pattern} does not divide the {weight.d_in} inputs of {name}"
+                    )
 
     def cut(self, scores: Scores) -> dict[str, WeightMask]:
         return {
