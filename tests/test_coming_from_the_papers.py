@@ -114,6 +114,19 @@ def commands():
             yield words[1:]
 
 
+def idle(words):
+    """Return the options that would do nothing beside those on the page, and so are refused."""
+    scored = {"safety", "utility", "num-safety", "num-utility"}
+    found = {"max-steps"} if "--epochs" in words else set()
+    if words[0] == "tune" and ("--mask" in words or "none" in words):
+        found |= scored
+    if words[0] == "track":  # of a run of tune, which answered its prompts itself
+        found |= {*KINDS, *(f"num-{kind}" for kind in KINDS)} - scored
+        if "--no-rescore" in words:
+            found |= {*scored, *SHORT}
+    return found
+
+
 def shortened(words, place):
     """Return a command as it is on the page, on tiny things, with what makes it short."""
     files = {name: str(place / f"{kind}.jsonl") for name, kind in SOURCES.items()}
@@ -135,14 +148,14 @@ def shortened(words, place):
         },
     }
     found = [files.get(word, word) for word in words]
-    extra = kinds.get(words[0], {})
+    extra = {k: v for k, v in kinds.get(words[0], {}).items() if k not in idle(words)}
     found += [part for name, value in extra.items() for part in (f"--{name}", str(value))]
     if words[0] == "warp":
         phase = words[1] if words[1] in PHASES else "all"
         found += [
             part
             for name, value in {**given, **counts, **TRAINING, **SHORT}.items()
-            if name in PHASES[phase]
+            if name in PHASES[phase] and name not in idle(words)
             for part in (f"--{name}", str(value))
         ]
     if "experiments/contrast-guard.toml" in words:

@@ -24,6 +24,8 @@ def ran(monkeypatch):
         return {"findings": FINDINGS}
 
     monkeypatch.setattr(_track, "run_track", run)
+    # which options do nothing is read from the run, and there is none here
+    monkeypatch.setattr(_track, "idle_track_options", lambda config: [])
     return calls
 
 

@@ -24,8 +24,6 @@ OTHER = {
     "mask": "runs/set",
     "set": "q0.01-p0.01",
     "control": "random",
-    "lora_targets": ("k_proj", "o_proj"),
-    "lora_coverage": 0.5,
     "max_steps": 3,
     "learning_rate": 0.5,
     "optimizer": "sgd",
@@ -36,24 +34,43 @@ OTHER = {
     "judge": "prefix",
     "judge_options": ("a=1",),
     "method": "wanda",
-    "counted": "all",
     "reduction": "sum",
     "targets": ("q_proj", "k_proj"),
     "group": "row",
     "p": 0.02,
-    "draw_seed": 7,
-    "rotation": "random",
-    "importance": "bottom",
-    "form": "column",
-    "keep_group": "model",
-    "layers": "last",
-    "basis_counted": "response",
     "gates": ("asr<=0.1", "perplexity<=20"),
 }
 # what one setting needs beside it
 NEEDS = {
     "judge_options": {"judge": "openai:http://localhost:1", "judge_options": ("model=m",)},
     "set": {"mask": "runs/audit", "set": "q0.01-p0.01"},
+    "any_model": {"mask": "runs/audit", "any_model": True},
+    "counted": {"method": "wanda", "counted": "all"},
+    "exact_match_tokens": {"exact_match": True, "exact_match_tokens": 9},
+    "train_others": {"protect": "warp", "train_others": True},
+    "draw_seed": {"protect": "warp", "importance": "random", "draw_seed": 7},
+    **{
+        name: {"protect": "warp", name: value}
+        for name, value in {
+            "rotation": "random",
+            "importance": "bottom",
+            "form": "column",
+            "keep_group": "model",
+            "keep_ratio": 0.2,
+            "layers": "last",
+            "basis_counted": "response",
+        }.items()
+    },
+    **{
+        name: {"protect": "lora-column", name: value}
+        for name, value in {
+            "lora_rank": 4,
+            "lora_alpha": 8.0,
+            "lora_dropout": 0.1,
+            "lora_targets": ("k_proj", "o_proj"),
+            "lora_coverage": 0.5,
+        }.items()
+    },
 }
 # checked against what is installed, so it is tested where it is refused
 FIELDS = sorted(set(TuneConfig.model_fields) - {"report_to"})

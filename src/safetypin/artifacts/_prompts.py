@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import importlib
 import json
 import re
 import unicodedata
@@ -90,7 +91,9 @@ class PromptSet:
         cls, source: str | Path, *, prompt_column: str = "prompt", split: str | None = None
     ) -> "PromptSet":
         """Read a prompt set from a file, a source name or the Hub; see `safetypin.prompts`."""
-        assert cls.loader is not None, "import safetypin before loading prompts"
+        if cls.loader is None:
+            importlib.import_module("safetypin.prompts")  # sets it
+        assert cls.loader is not None
         loaded = cls.loader(source, prompt_column=prompt_column, split=split)
         assert isinstance(loaded, cls)
         return loaded

@@ -1,10 +1,9 @@
 """Options that several commands share, and the way they run."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperCommand
 
 from safetypin.stages import EVENTS_FILE, Reporter
 
@@ -34,21 +33,6 @@ JudgeOption = Annotated[
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print results only.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Print every step.")]
-
-
-class OnceCommand(TyperCommand):
-    """A command that refuses a list of values given in two parts, of which the last would count."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - typer's own class
-        """Parse the words of the command line."""
-        if not ctx.resilient_parsing:
-            _, _, order = self.make_parser(ctx).parse_args(list(args))
-            for param in order:
-                is_list = "comma-separated" in (getattr(param, "help", None) or "")
-                if is_list and order.count(param) > 1:
-                    name = max(param.opts, key=len)
-                    ctx.fail(f"{name} is given more than once; separate its values by commas")
-        return super().parse_args(ctx, args)
 
 
 def numbers(text: str | None) -> tuple[float, ...] | None:

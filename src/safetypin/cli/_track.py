@@ -19,7 +19,12 @@ from safetypin.cli._options import (
 )
 from safetypin.evaluate import judge_names
 from safetypin.scores import SCORERS
-from safetypin.stages import TRACK_PRESETS, make_track_config
+from safetypin.stages import (
+    TRACK_PRESETS,
+    idle_track_options,
+    make_track_config,
+    refuse_idle,
+)
 from safetypin.stages import track as run_track
 
 SETS, SCORES, SOURCES = "Groups of weights", "Scores before and after", "Prompts"
@@ -94,6 +99,7 @@ def track(
     options["judge_options"] = options.pop("judge_option") or None
     options["targets"] = names(targets)
     settings = make_track_config(run, preset, config, options)
+    refuse_idle(options, idle_track_options(settings))
     reporter = reporting(out, quiet=quiet, verbose=verbose)
     metrics = run_track(settings, out, reporter=reporter)
     console = Console(soft_wrap=True)

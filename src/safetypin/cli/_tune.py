@@ -22,7 +22,15 @@ from safetypin.cli._options import (
 from safetypin.evaluate import judge_names
 from safetypin.intervene import PROTECTIONS
 from safetypin.scores import SCORERS
-from safetypin.stages import GAUGES, IMPORTANCES, ROTATIONS, TUNE_PRESETS, make_tune_config
+from safetypin.stages import (
+    GAUGES,
+    IMPORTANCES,
+    ROTATIONS,
+    TUNE_PRESETS,
+    idle_tune_options,
+    make_tune_config,
+    refuse_idle,
+)
 from safetypin.stages import tune as run_tune
 
 GATE_FAILED = 1
@@ -140,6 +148,7 @@ def tune(
     options["judge_options"] = options.pop("judge_option") or None
     options["gates"] = options.pop("gate") or None
     settings = make_tune_config(model, preset, config, options)
+    refuse_idle(options, idle_tune_options(settings))
     metrics = run_tune(settings, out, reporter=reporting(out, quiet=quiet, verbose=verbose))
     console = Console()
     show_tuning(metrics, console)

@@ -23,7 +23,9 @@ from safetypin.models import LAYER_WORDS
 from safetypin.stages import (
     GAUGES,
     TUNE_PRESETS,
+    idle_tune_options,
     make_tune_config,
+    refuse_idle,
     warp_basis,
     warp_importance,
     warp_tune,
@@ -155,6 +157,7 @@ def whole(
     options = _settings(locals())
     options["protect"] = options["protect"] or "warp"
     settings = make_tune_config(model, preset or "warp", config, options)
+    refuse_idle(options, idle_tune_options(settings))
     metrics = run_tune(settings, out, reporter=reporting(out, quiet=quiet, verbose=verbose))
     _show(metrics, out)
 

@@ -34,6 +34,7 @@ from safetypin.stages._identify import (
     discard_scores,
     identify,
 )
+from safetypin.stages._idle import idle_track_options, idle_tune_options, refuse_idle
 from safetypin.stages._import import import_files
 from safetypin.stages._pair import Where
 from safetypin.stages._patch import patch_models
@@ -143,6 +144,8 @@ __all__ = [
     "fit_guard",
     "held",
     "identify",
+    "idle_track_options",
+    "idle_tune_options",
     "import_files",
     "join_settings",
     "labelled_sets",
@@ -164,6 +167,7 @@ __all__ = [
     "read_perplexity",
     "read_responses",
     "read_set",
+    "refuse_idle",
     "run_stage",
     "score",
     "score_files",

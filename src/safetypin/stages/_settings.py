@@ -22,6 +22,7 @@ def join_settings(
     file: Path | None,
     options: Mapping[str, Any],
     required: Mapping[str, str],
+    gives_way: Mapping[str, str] | None = None,
 ) -> Settings:
     """Join a preset, a TOML file and options (None: not given) into one checked config.
 
@@ -34,6 +35,7 @@ def join_settings(
         file: The TOML file.
         options: Values by name.
         required: What must be given, by name, and how to give it.
+        gives_way: Values of a preset that another setting takes the place of, by its name.
 
     Raises:
         UserError: A value is wrong or missing or a key unknown, with the nearest names.
@@ -43,7 +45,10 @@ def join_settings(
     chosen = preset or values.get("preset", "standard")
     if chosen not in list(presets):
         raise UserError(f"unknown preset {chosen!r}; choose one of {', '.join(presets)}")
-    joined = {**presets[chosen], **values, **given, "preset": chosen}
+    own = {**values, **given}
+    left = {name for name, other in (gives_way or {}).items() if other in own}
+    kept = {name: value for name, value in presets[chosen].items() if name not in left}
+    joined = {**kept, **own, "preset": chosen}
     for name, how in required.items():
         if not joined.get(name):
             raise UserError(f"no {name} was given; {how} or as `{name}` in the TOML file")

@@ -48,7 +48,12 @@ class Source:
         """Whether the run of `tune` measured the reference and its own final model."""
         if self.tune is None or model_hash(self.tune["model"]["id"]) != model_hash(reference):
             return False
-        return self.final.path == self.folder / "training" / "model"
+        return self.is_of_tune
+
+    @property
+    def is_of_tune(self) -> bool:
+        """Whether this is a run of `tune` with the model that it ended with."""
+        return self.tune is not None and self.final.path == self.folder / "training" / "model"
 
     def frozen(self, checkpoint: Checkpoint) -> WeightMask | None:
         """Return the weights that the training was not to change, as far as a checkpoint shows."""

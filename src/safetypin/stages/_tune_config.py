@@ -274,4 +274,6 @@ def make_tune_config(
             "data": "name the examples to train on with --data",
             "protect": f"choose one of {', '.join(PROTECTIONS)} with --protect",
         },
+        # who asks for epochs does not get the 25 steps of `quick`
+        gives_way={"max_steps": "epochs"},
     )

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from safetypin.artifacts import RunRecord, UserError, read_json, write_json
 from safetypin.evaluate import check_judge, judge_options
 from safetypin.models import load_model, model_id
+from safetypin.stages._idle import idle_tune_options, refuse_idle
 from safetypin.stages._progress import EVENTS_FILE, Reporter
 from safetypin.stages._run import held
 from safetypin.stages._score import UNITS_PER_EXAMPLE
@@ -136,6 +137,8 @@ def warp_tune(
     joined = {**kept, **{key: value for key, value in options.items() if value is not None}}
     joined |= {"mask": str(run), "protect": options.get("protect") or "warp"}
     config = make_tune_config(joined.pop("model"), joined.pop("preset", "warp"), None, joined)
+    own = {key: value for key, value in options.items() if key not in kept}
+    refuse_idle(own, idle_tune_options(config))
     return tune(config, out, reporter=reporter)
 
 
@@ -169,13 +172,15 @@ def _config(known: Options, options: Options, names: tuple[str, ...]) -> TuneCon
         raise UserError(f"this phase takes no {odd[0]}; it takes {', '.join(names)}")
     values = {**TUNE_PRESETS["warp"], **known, **given, "data": NO_DATA, "protect": "warp"}
     try:
-        return TuneConfig(**values)
+        config = TuneConfig(**values)
     except ValidationError as error:
         own = error.errors()[0].get("ctx", {}).get("error")
         if isinstance(own, UserError):
             raise own from error
         first = error.errors()[0]
         raise UserError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    refuse_idle(given, idle_tune_options(config))
+    return config
 
 
 def _chosen(config: TuneConfig) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import pytest
 
 from end_to_end import tiny
 from end_to_end.conftest import Watched
+from safetypin.intervene import PROTECTIONS
 from safetypin.stages import EVENTS_FILE, make_tune_config, tune
 
 # few steps at a rate at which a model of 24,000 weights forgets
@@ -56,6 +57,16 @@ def tune_settings(place, tune_values):
     return make
 
 
+def unused(values):
+    """Return the settings of a set that is not made under these values."""
+    protection = PROTECTIONS.get(values["protect"])
+    makes_set = protection and protection.needs_mask and values.get("mask") is None
+    kinds = () if makes_set else ("safety", "utility")
+    if makes_set and protection.needs_basis:
+        kinds = ("utility",)
+    return {name for kind in kinds for name in (kind, f"num_{kind}")}
+
+
 @pytest.fixture(scope="session")
 def tune_options(tune_values):
     """Return the settings of a small tuning as options of the command line, with changes.
@@ -64,9 +75,9 @@ def tune_options(tune_values):
     """
 
     def make(**changes):
-        words = []
+        words, idle = [], unused(tune_values | changes)
         for name, value in (tune_values | changes).items():
-            if value is None:
+            if value is None or (name in idle and name not in changes):
                 continue
             option = f"--{name.replace('_', '-')}"
             words += [option] if value is True else [option, str(value)]

@@ -1,0 +1,164 @@
+"""Options that would do nothing beside the others: refused in words, and never passed over.
+
+Only what a person gave counts. A settings file or an experiment may hold values for several runs,
+of which each takes what it needs.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetypin.artifacts import UserError
+from safetypin.intervene import PROTECTIONS
+from safetypin.stages._track_config import TrackConfig
+from safetypin.stages._track_source import open_source
+from safetypin.stages._tune_config import TuneConfig
+
+# options of `tune` by the name under which a protection takes them
+TAKEN = {
+    "r": "lora_rank",
+    "alpha": "lora_alpha",
+    "dropout": "lora_dropout",
+    "targets": "lora_targets",
+    "coverage": "lora_coverage",
+    "train_others": "train_others",
+}
+BASIS = ("rotation", "layers", "basis_counted")
+COEFFICIENTS = ("importance", "keep_ratio", "keep_group", "form")
+SCORES = ("method", "counted", "reduction", "score_batch_size", "targets", "keep_scores")
+CALIBRATION = ("safety", "utility", "num_safety", "num_utility")
+SHARES = ("group", "q", "p")
+EVALUATION = (
+    "attack", "harmless", "borderline", "text", "num_attack", "num_harmless", "num_borderline",
+    "num_text", "window", "max_degenerate", "allow_shared_prompts",
+)  # fmt: skip
+ANSWERS = ("max_new_tokens", "answer_batch_size", "judge", "judge_options", "prompt_column")
+SPELT = {"gates": "gate", "judge_options": "judge-option"}  # where the option has another name
+
+
+@dataclasses.dataclass(frozen=True)
+class Idle:
+    """Settings that nothing reads, and why."""
+
+    names: tuple[str, ...]
+    why: str
+
+
+def refuse_idle(given: Mapping[str, Any], idle: Iterable[Idle]) -> None:
+    """Raise for the first option that was given and would do nothing.
+
+    Args:
+        given: Options by the name of their setting; None is not given.
+        idle: What would do nothing.
+
+    Raises:
+        UserError: There is one.
+    """
+    for rule in idle:
+        for name in rule.names:
+            if given.get(name) is not None:
+                option = SPELT.get(name, name.replace("_", "-"))
+                raise UserError(f"--{option} would do nothing: {rule.why}; leave it out")
+
+
+def idle_tune_options(config: TuneConfig) -> list[Idle]:
+    """Return the settings of `tune` that this run would never read."""
+    return [*_idle_protection(config), *_idle_set(config), *_idle_training(config)]
+
+
+def _idle_protection(config: TuneConfig) -> list[Idle]:
+    kind, idle = PROTECTIONS[config.protect], []
+    for taken, name in TAKEN.items():
+        if taken not in kind.options:
+            others = [other for other, known in PROTECTIONS.items() if taken in known.options]
+            why = f"it belongs to --protect {' or '.join(others)}, and this is {config.protect}"
+            idle.append(Idle((name,), why))
+    if not config.is_rotated:
+        rotated = [name for name, known in PROTECTIONS.items() if known.needs_basis]
+        why = f"it belongs to --protect {' or '.join(rotated)}, and this is {config.protect}"
+        return [*idle, Idle((*BASIS, *COEFFICIENTS, "draw_seed"), why)]
+    if config.mask is not None:
+        why = "the basis and the coefficients are those of --mask"
+        kept = () if config.protect == "warp-lora" else ("targets",)
+        return [*idle, Idle((*BASIS, *COEFFICIENTS, "draw_seed", *kept), why)]
+    if config.rotation != "input":
+        why = f"--rotation {config.rotation} makes a basis that reads no inputs"
+        idle.append(Idle(("basis_counted",), why))
+    if "random" not in (config.rotation, config.importance):
+        idle.append(Idle(("draw_seed",), "nothing here is drawn at random"))
+    if config.whole_directions:
+        idle.append(Idle(("keep_group",), "whole directions are taken in each matrix"))
+    return idle
+
+
+def _idle_set(config: TuneConfig) -> list[Idle]:
+    no_mask = Idle(("any_model",), "no set of another model is given; name one with --mask")
+    if config.is_rotated:
+        no_mask = Idle(("any_model",), "a basis belongs to its model")
+    if not config.makes_set:
+        why = (
+            f"--protect {config.protect} needs no set, so none is made"
+            if config.mask is None
+            else f"the set is there already, in {config.mask}, so nothing is scored"
+        )
+        scores = tuple(name for name in SCORES if name != "targets")
+        kept = () if config.is_rotated else ("targets",)
+        used = config.mask is not None and not config.is_rotated
+        unused = Idle((*scores, *kept, *CALIBRATION, *SHARES), why)
+        return [unused] if used else [unused, no_mask]
+    if config.is_rotated:
+        why = f"--protect {config.protect} scores coefficients, by safety alone; see --keep-ratio"
+        names = ("utility", "num_utility", "method", "counted", "keep_scores", *SHARES)
+        return [Idle(names, why), no_mask]
+    return [*_idle_method(config.method), no_mask]
+
+
+def _idle_method(method: str) -> list[Idle]:
+    """Return what a way to score does not read."""
+    idle = []
+    if method != "wanda":
+        idle.append(Idle(("counted",), f"only Wanda counts tokens, and the method is {method}"))
+    if method != "snip":
+        idle.append(Idle(("reduction",), f"only SNIP has a loss, and the method is {method}"))
+    if method in {"magnitude", "random"}:
+        why = f"the method {method} reads no prompts"
+        idle.append(Idle(("score_batch_size",), why))
+    return idle
+
+
+def _idle_training(config: TuneConfig) -> list[Idle]:
+    idle = []
+    if config.max_steps is not None:
+        why = f"the training ends after {config.max_steps} steps (max_steps), however many epochs"
+        idle.append(Idle(("epochs",), f"{why} that is"))
+    if not config.exact_match:
+        idle.append(Idle(("exact_match_tokens",), "no answers are compared without --exact-match"))
+    if config.eval_data is not None:
+        idle.append(Idle(("eval_fraction",), "the held-out examples are those of --eval-data"))
+    if config.schedule == "constant":
+        idle.append(Idle(("warmup_ratio",), "the schedule constant has no warm-up"))
+    return idle
+
+
+def idle_track_options(config: TrackConfig) -> list[Idle]:
+    """Return the settings of `track` that this run would never read.
+
+    Raises:
+        UserError: The run cannot be read.
+    """
+    idle, source = [], open_source(Path(config.run))
+    held = source.tune and source.tune["set"]
+    if config.groups is None and (not held or held["control"] is not None):
+        idle.append(Idle(("any_model",), "no set of another model is given; name it with --groups"))
+    is_evaluated = config.reference is None and source.is_of_tune
+    if is_evaluated:
+        why = "the run of tune answered its prompts itself, and those answers are taken"
+        idle.append(Idle(EVALUATION, why))
+    if config.rescore:
+        return [*idle, *_idle_method(config.method)]
+    why = "--no-rescore makes no scores"
+    idle.append(Idle((*SCORES, *CALIBRATION, *SHARES), why))
+    if is_evaluated:
+        idle.append(Idle(ANSWERS, f"{why}, and the run of tune answered its prompts itself"))
+    return idle
