@@ -17,6 +17,7 @@ from safetypin.evaluate._generate_patched import generate_patched, patchable
 from safetypin.evaluate._gsm8k import exact_matches, final_number
 from safetypin.evaluate._judge_options import judge_names, judge_options
 from safetypin.evaluate._perplexity import Perplexity, perplexity, tokenized_texts
+from safetypin.evaluate._zero_shot import PAPER_TASKS, TaskAccuracy, check_tasks, zero_shot
 from safetypin.evaluate.judges import (
     JUDGES,
     check_judge,
@@ -31,16 +32,19 @@ __all__ = [
     "ATTACKS",
     "JUDGES",
     "NUM_SAMPLES",
+    "PAPER_TASKS",
     "SAFETY_PROMPT",
     "Attack",
     "AttackRates",
     "OnBatch",
     "Perplexity",
+    "TaskAccuracy",
     "attack",
     "attack_rates",
     "attack_success_rate",
     "attack_tokens",
     "check_judge",
+    "check_tasks",
     "exact_matches",
     "explain",
     "final_number",
@@ -57,4 +61,5 @@ __all__ = [
     "rate_of",
     "tokenized_requests",
     "tokenized_texts",
+    "zero_shot",
 ]

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from safetypin.artifacts import PromptSet, RunRecord, UserError, Verdict, WeightMask, write_json
-from safetypin.evaluate import Attack, check_judge, rate_of
+from safetypin.evaluate import Attack, check_judge, check_tasks, rate_of
 from safetypin.intervene import pruned
 from safetypin.models import load_model, model_id
 from safetypin.prompts import load_prompts
@@ -27,9 +27,22 @@ from safetypin.stages._rates import finite, read_perplexity
 from safetypin.stages._run import Output, held, run_stage
 from safetypin.stages._score_files import PROMPT_HASHES, sampled
 from safetypin.stages._sets import load_mask
+from safetypin.stages._zero_shot import (
+    ProblemSuite,
+    ZeroShotSuite,
+    describe_problems,
+    describe_zero_shot,
+    solve_problems,
+    zero_shot_model,
+)
 
 # the folder of each part, and the stage that its record names
-STAGES = {"evaluation": "evaluate", "attacks": "attack"}
+STAGES = {
+    "evaluation": "evaluate",
+    "attacks": "attack",
+    "zero-shot": "zero-shot",
+    "problems": "solve",
+}
 SHOWN = (Verdict.REFUSAL, Verdict.COMPLIED, Verdict.DEGENERATE)
 
 
@@ -57,6 +70,23 @@ class _Part:
     measure: Callable[..., Output]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Extras:
+    """What is measured besides the answers and the perplexity.
+
+    Attributes:
+        attacks: On the harmful prompts.
+        zero_shot: Multiple-choice tasks; none where None.
+        problems: Source of problems with solutions, to be solved by exact match.
+        problem_tokens: Where their answers are cut off.
+    """
+
+    attacks: tuple[Attack, ...] = ()
+    zero_shot: ZeroShotSuite | None = None
+    problems: str | None = None
+    problem_tokens: int = 256
+
+
 def evaluate_files(
     *,
     model: str,
@@ -79,7 +109,7 @@ def evaluate_files(
     plain: bool,
     system: str | None,
     reporter: Reporter,
-    attacks: tuple[Attack, ...] = (),
+    extras: Extras | None = None,
 ) -> dict[str, Any]:
     """Evaluate a model, whole or with a set removed; save and return the summary.
 
@@ -103,7 +133,10 @@ def evaluate_files(
     )
     if mask and not allow_shared_prompts:
         _check_held_out(mask, suite.prompts)
-    parts = _parts(suite, attacks)
+    extras = extras or Extras()
+    solve = extras.problems
+    problems = sampled(solve, num_prompts, prompt_column, seed) if solve else None
+    parts = _parts(suite, extras, problems=problems)
     with held(out), reporter.running():
         reporter.expect(sum(part.suite.units for part in parts.values()))
         loaded, tokenizer = load_model(model, dtype=dtype, device=device)
@@ -125,19 +158,43 @@ def evaluate_files(
                 out / name, STAGES[name], inputs, compute, reporter=reporter
             )
         summary = summarise(records["evaluation"].result, judge_name, max_new_tokens)
-        if attacks:
-            named = {how.name: how for how in attacks}
-            summary["attacks"] = describe_attacks(named, records["attacks"].result)
+        summary |= _summarise_extras(records, extras)
         write_json(out / "summary.json", summary)
         reporter.finish()
     return summary
 
 
-def _parts(suite: Suite, attacks: tuple[Attack, ...]) -> dict[str, _Part]:
+def _parts(suite: Suite, extras: Extras, *, problems: PromptSet | None) -> dict[str, _Part]:
     parts = {"evaluation": _Part(suite=suite, measure=evaluate_model)}
-    if attacks:
-        parts["attacks"] = _Part(suite=_attack_suite(suite, attacks), measure=attack_model)
+    if extras.attacks:
+        parts["attacks"] = _Part(suite=_attack_suite(suite, extras.attacks), measure=attack_model)
+    if extras.zero_shot:
+        check_tasks(extras.zero_shot.tasks)
+        parts["zero-shot"] = _Part(suite=extras.zero_shot, measure=zero_shot_model)
+    if problems:
+        asked = ProblemSuite(
+            problems=problems,
+            max_new_tokens=extras.problem_tokens,
+            batch_size=suite.batch_size,
+            plain=suite.plain,
+            system=suite.system,
+        )
+        parts["problems"] = _Part(suite=asked, measure=solve_problems)
     return parts
+
+
+def _summarise_extras(records: Mapping[str, RunRecord], extras: Extras) -> dict[str, Any]:
+    named = {how.name: how for how in extras.attacks}
+    describe: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
+        "attacks": partial(describe_attacks, named),
+        "zero-shot": describe_zero_shot,
+        "problems": describe_problems,
+    }
+    return {
+        name.replace("-", "_"): describe[name](record.result)
+        for name, record in records.items()
+        if name in describe
+    }
 
 
 def _attack_suite(suite: Suite, attacks: tuple[Attack, ...]) -> AttackSuite:
