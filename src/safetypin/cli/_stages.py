@@ -164,6 +164,7 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts in a batch.")] = 32,
     window: Annotated[int, typer.Option(min=2, help="Most tokens of a text for the perplexity.")] = 512,
     judge: Annotated[str, typer.Option(help="Name of the judge.")] = "phrases",
+    also_judge: Annotated[str | None, typer.Option(help="Judges of the same answers, comma-separated, to compare; their options are --judge-option JUDGE.name=value.")] = None,
     judge_option: JudgeOption = None,
     any_model: Annotated[bool, typer.Option("--any-model", help="Use a set of another model of the same shape.")] = False,
     allow_shared_prompts: Annotated[bool, typer.Option("--allow-shared-prompts", help="Let prompts that the set was scored on be evaluated on.")] = False,
@@ -209,6 +210,7 @@ def evaluate(
         else None,
         problems=gsm8k,
         problem_tokens=gsm8k_tokens or PROBLEM_TOKENS,
+        also_judges=names(also_judge) or (),
     )
     sources = {"harmful": harmful, "harmless": harmless, "borderline": borderline}
     summary = stages.evaluate_files(

@@ -1,5 +1,6 @@
 """Evaluation: answers, verdicts, rates, perplexity."""
 
+from safetypin.evaluate._agreement import JudgePair, disagreements, judge_pairs
 from safetypin.evaluate._attack import attack_success_rate, rate_of
 from safetypin.evaluate._attack_rates import AttackRates, attack_rates
 from safetypin.evaluate._attacks import (
@@ -36,6 +37,7 @@ __all__ = [
     "SAFETY_PROMPT",
     "Attack",
     "AttackRates",
+    "JudgePair",
     "OnBatch",
     "Perplexity",
     "TaskAccuracy",
@@ -45,6 +47,7 @@ __all__ = [
     "attack_tokens",
     "check_judge",
     "check_tasks",
+    "disagreements",
     "exact_matches",
     "explain",
     "final_number",
@@ -53,6 +56,7 @@ __all__ = [
     "judge",
     "judge_names",
     "judge_options",
+    "judge_pairs",
     "judge_with_reasons",
     "make_attacks",
     "measured",

@@ -18,7 +18,8 @@ from safetypin.stages._describe import (
     example_rows,
 )
 from safetypin.stages._evaluate import Suite, evaluate_model, read_responses
-from safetypin.stages._evaluate_files import Extras, evaluate_files
+from safetypin.stages._evaluate_files import evaluate_files
+from safetypin.stages._evaluate_parts import Extras
 from safetypin.stages._gates import GAUGES
 from safetypin.stages._guard import fit_guard
 from safetypin.stages._guard_config import GuardConfig, make_guard_config
