@@ -31,7 +31,7 @@ from safetypin.audit import PRESETS, AuditConfig
 from safetypin.audit._config import CONTROLS
 from safetypin.cli import _app, _audit, app
 from safetypin.evaluate import ATTACKS, JUDGES, measured
-from safetypin.prompts import COUNTED, PROMPT_SOURCES
+from safetypin.prompts import CHOICE_SETS, COUNTED, PROMPT_SOURCES
 from safetypin.scores import SCORERS
 from safetypin.select import GROUPS
 
@@ -216,6 +216,14 @@ def test_the_table_of_judges_is_the_registry():
 
 def test_the_table_of_attacks_is_the_registry():
     assert [bare(name) for name, *_ in table(METHODS, "## Attacks")] == list(ATTACKS)
+
+
+def test_the_table_of_choice_sets_is_the_registry():
+    expected = {
+        name: [some.about, "acc_norm" if some.normalised else "acc"]
+        for name, some in CHOICE_SETS.items()
+    }
+    assert {bare(name): row[:2] for name, *row in table(METHODS, "## Utility")} == expected
 
 
 def test_the_measured_figures_of_judges_are_the_recorded_ones():

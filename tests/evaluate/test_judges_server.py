@@ -138,6 +138,23 @@ def test_a_server_that_keeps_silent_leaves_the_response_unjudged(fake):
     assert (found.verdict, found.reason) == (Verdict.UNJUDGED, "server: ReadTimeout")
 
 
+def test_a_server_that_fails_in_a_row_is_not_asked_for_ever(fake):
+    fake.replies = [(500, "broken")]
+    found = run(fake, [ASKED] * 9, max_retries=1, concurrency=1, give_up_after=3)
+    assert {one.verdict for one in found} == {Verdict.UNJUDGED}
+    assert [one.reason for one in found] == ["server: status 500"] * 3 + [
+        "server: not asked, as 3 in a row failed"
+    ] * 6
+    assert len(fake.bodies) == 6
+
+
+def test_failures_that_are_not_in_a_row_do_not_end_the_asking(fake):
+    fake.replies = [(500, ""), (500, ""), completion("REFUSAL")] * 4
+    found = run(fake, [ASKED] * 12, max_retries=0, concurrency=1, give_up_after=3)
+    assert [one.verdict for one in found].count(Verdict.REFUSAL) == 4
+    assert len(fake.bodies) == 12
+
+
 def test_a_bad_request_is_not_repeated_and_no_redirect_is_followed(fake):
     fake.replies = [(400, "too long"), (307, "")]
     assert [found.reason for found in run(fake, [ASKED, ASKED])] == [
@@ -176,7 +193,8 @@ def test_degenerate_answers_are_not_sent(fake):
         ("localhost:8000", {"model": "m"}, "is no server; write openai:http://HOST:PORT/v1"),
         ("ftp://host/v1", {"model": "m"}, "is no server"),
         ("http://127.0.0.1:9/v1", {}, "needs model=: the name the server knows it by"),
-        ("http://127.0.0.1:9/v1", {"model": "m", "concurrency": 0}, "concurrency must be at least"),
+        ("http://127.0.0.1:9/v1", {"model": "m", "concurrency": 0}, "must be at least 1"),
+        ("http://127.0.0.1:9/v1", {"model": "m", "give_up_after": 0}, "must be at least 1"),
         ("http://127.0.0.1:9/v1", {"model": "m", "max_retries": 0}, "is the server running"),
     ],
 )

@@ -22,10 +22,11 @@ from safetypin.cli._options import (
     reporting,
 )
 from safetypin.evaluate import AFFIRMATION, ATTACKS, NUM_SAMPLES, judge_options, make_attacks
-from safetypin.prompts import read_suffixes
+from safetypin.prompts import CHOICE_SETS, read_suffixes
 from safetypin.report import write_report
 from safetypin.scores import SCORERS
 
+PROBLEM_TOKENS = stages.Extras.problem_tokens
 KEPT = (Verdict.REFUSAL.value, Verdict.COMPLIED.value)
 
 
@@ -165,6 +166,7 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts in a batch.")] = 32,
     window: Annotated[int, typer.Option(min=2, help="Most tokens of a text for the perplexity.")] = 512,
     judge: Annotated[str, typer.Option(help="Name of the judge.")] = "phrases",
+    also_judge: Annotated[str | None, typer.Option(help="Judges of the same answers, comma-separated, to compare; their options are --judge-option JUDGE.name=value.")] = None,
     judge_option: JudgeOption = None,
     any_model: Annotated[bool, typer.Option("--any-model", help="Use a set of another model of the same shape.")] = False,
     allow_shared_prompts: Annotated[bool, typer.Option("--allow-shared-prompts", help="Let prompts that the set was scored on be evaluated on.")] = False,
@@ -177,6 +179,10 @@ def evaluate(
     num_samples: Annotated[int | None, typer.Option(min=1, help=f"Answers to every prompt, for --attack decoding; {NUM_SAMPLES} where left out.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Of --attack decoding; 1 where left out.")] = None,
     prefill: Annotated[str | None, typer.Option(help=f"How the answer begins, for --attack prefill; {AFFIRMATION!r} where left out.")] = None,
+    zero_shot: Annotated[str | None, typer.Option(help=f"Multiple-choice tasks, comma-separated: {', '.join(CHOICE_SETS)}, or any of lm-eval. Needs the extra [zero-shot].")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Documents of each --zero-shot task, drawn by --seed; all where left out.")] = None,
+    gsm8k: Annotated[str | None, typer.Option(help="Problems with solutions to solve, such as gsm8k-100; by exact match.")] = None,
+    gsm8k_tokens: Annotated[int | None, typer.Option(min=1, help=f"Where an answer to --gsm8k is cut off; {PROBLEM_TOKENS} where left out.")] = None,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:  # fmt: skip
@@ -184,6 +190,30 @@ def evaluate(
 
     Example: `safetypin evaluate smollm2-aligned --mask runs/set --harmful advbench --out runs/eval`
     """
+    for option, value, owner in (
+        ("--limit", limit, zero_shot),
+        ("--gsm8k-tokens", gsm8k_tokens, gsm8k),
+    ):
+        if value is not None and not owner:
+            raise UserError(
+                f"{option} is given without what it is for; see `safetypin evaluate --help`"
+            )
+    extras = stages.Extras(
+        attacks=make_attacks(
+            names(attack) or (),
+            suffixes=read_suffixes(suffixes) if suffixes else None,
+            num_samples=num_samples,
+            temperature=temperature,
+            prefill=prefill,
+            seed=seed,
+        ),
+        zero_shot=stages.ZeroShotSuite(tasks=names(zero_shot) or (), limit=limit, seed=seed)
+        if zero_shot
+        else None,
+        problems=gsm8k,
+        problem_tokens=gsm8k_tokens or PROBLEM_TOKENS,
+        also_judges=names(also_judge) or (),
+    )
     sources = {"harmful": harmful, "harmless": harmless, "borderline": borderline}
     summary = stages.evaluate_files(
         model=model,
@@ -206,14 +236,7 @@ def evaluate(
         plain=plain,
         system=system,
         reporter=reporting(out, quiet=quiet, verbose=verbose),
-        attacks=make_attacks(
-            names(attack) or (),
-            suffixes=read_suffixes(suffixes) if suffixes else None,
-            num_samples=num_samples,
-            temperature=temperature,
-            prefill=prefill,
-            seed=seed,
-        ),
+        extras=extras,
     )
     typer.echo(json.dumps(summary, indent=1))
 

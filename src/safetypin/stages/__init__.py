@@ -19,6 +19,7 @@ from safetypin.stages._describe import (
 )
 from safetypin.stages._evaluate import Suite, evaluate_model, read_responses
 from safetypin.stages._evaluate_files import evaluate_files
+from safetypin.stages._evaluate_parts import Extras
 from safetypin.stages._gates import GAUGES
 from safetypin.stages._guard import fit_guard
 from safetypin.stages._guard_config import GuardConfig, make_guard_config
@@ -90,6 +91,14 @@ from safetypin.stages._tune_config import (
     make_tune_config,
 )
 from safetypin.stages._warp_phases import warp_basis, warp_importance, warp_tune
+from safetypin.stages._zero_shot import (
+    ProblemSuite,
+    ZeroShotSuite,
+    describe_problems,
+    describe_zero_shot,
+    solve_problems,
+    zero_shot_model,
+)
 
 __all__ = [
     "CALIBRATION_STAGES",
@@ -106,9 +115,11 @@ __all__ = [
     "UNITS_PER_EXAMPLE",
     "AttackSuite",
     "ContrastConfig",
+    "Extras",
     "GuardConfig",
     "Output",
     "PatchConfig",
+    "ProblemSuite",
     "Reporter",
     "Scoring",
     "Series",
@@ -117,6 +128,7 @@ __all__ = [
     "TrackConfig",
     "TuneConfig",
     "Where",
+    "ZeroShotSuite",
     "answers_file",
     "attack_model",
     "calibrate",
@@ -131,8 +143,10 @@ __all__ = [
     "describe_evaluation",
     "describe_judge",
     "describe_model",
+    "describe_problems",
     "describe_prompts",
     "describe_run",
+    "describe_zero_shot",
     "discard",
     "discard_scores",
     "environment",
@@ -176,6 +190,7 @@ __all__ = [
     "select_files",
     "set_name",
     "share_stages",
+    "solve_problems",
     "track",
     "tune",
     "warp_basis",
@@ -184,4 +199,5 @@ __all__ = [
     "where",
     "why_destroyed",
     "write_table",
+    "zero_shot_model",
 ]

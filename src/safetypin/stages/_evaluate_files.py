@@ -1,60 +1,36 @@
 """`safetypin evaluate`: a model, whole or with a saved set removed, to rates and perplexity."""
 
-import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from safetypin.artifacts import PromptSet, RunRecord, UserError, Verdict, WeightMask, write_json
-from safetypin.evaluate import Attack, check_judge, rate_of
+from safetypin.evaluate import rate_of
 from safetypin.intervene import pruned
 from safetypin.models import load_model, model_id
 from safetypin.prompts import load_prompts
-from safetypin.stages._attacks import (
-    MAX_DEGENERATE,
-    AttackSuite,
-    attack_model,
-    describe_attacks,
-)
+from safetypin.stages._attacks import MAX_DEGENERATE
 from safetypin.stages._describe import describe_judge
-from safetypin.stages._evaluate import Suite, evaluate_model
+from safetypin.stages._evaluate import Suite, read_responses
+from safetypin.stages._evaluate_parts import (
+    STAGES,
+    Extras,
+    Part,
+    evaluation_parts,
+    summarise_extras,
+)
+from safetypin.stages._judges import compare_judges, describe_judges, split_options
 from safetypin.stages._progress import Reporter
 from safetypin.stages._rates import finite, read_perplexity
 from safetypin.stages._run import Output, held, run_stage
 from safetypin.stages._score_files import PROMPT_HASHES, sampled
 from safetypin.stages._sets import load_mask
 
-# the folder of each part, and the stage that its record names
-STAGES = {"evaluation": "evaluate", "attacks": "attack"}
 SHOWN = (Verdict.REFUSAL, Verdict.COMPLIED, Verdict.DEGENERATE)
-
-
-@runtime_checkable
-class Measured(Protocol):
-    """What a part of an evaluation measures: a suite of one kind or another."""
-
-    @property
-    def inputs(self) -> Mapping[str, Any]:
-        """What the results depend on."""
-
-    @property
-    def units(self) -> float:
-        """Work in units of about one generated token."""
-
-    def check(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Raise before the work if something does not fit the model."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Part:
-    """One stage of an evaluation: its suite, and what measures it into a folder."""
-
-    suite: Measured
-    measure: Callable[..., Output]
 
 
 def evaluate_files(
@@ -79,14 +55,15 @@ def evaluate_files(
     plain: bool,
     system: str | None,
     reporter: Reporter,
-    attacks: tuple[Attack, ...] = (),
+    extras: Extras | None = None,
 ) -> dict[str, Any]:
     """Evaluate a model, whole or with a set removed; save and return the summary.
 
     Raises:
         UserError: Bad input.
     """
-    check_judge(judge_name, dict(judge_options))
+    extras = extras or Extras()
+    judges = split_options((judge_name, *extras.also_judges), judge_options)
     suite = Suite(
         prompts={
             kind: sampled(source, num_prompts, prompt_column, seed)
@@ -96,14 +73,16 @@ def evaluate_files(
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
         judge=judge_name,
-        judge_options=judge_options,
+        judge_options=judges.pop(judge_name),
         window=window,
         plain=plain,
         system=system,
     )
     if mask and not allow_shared_prompts:
         _check_held_out(mask, suite.prompts)
-    parts = _parts(suite, attacks)
+    solve = extras.problems
+    problems = sampled(solve, num_prompts, prompt_column, seed) if solve else None
+    parts = evaluation_parts(suite, extras, problems=problems)
     with held(out), reporter.running():
         reporter.expect(sum(part.suite.units for part in parts.values()))
         loaded, tokenizer = load_model(model, dtype=dtype, device=device)
@@ -125,38 +104,16 @@ def evaluate_files(
                 out / name, STAGES[name], inputs, compute, reporter=reporter
             )
         summary = summarise(records["evaluation"].result, judge_name, max_new_tokens)
-        if attacks:
-            named = {how.name: how for how in attacks}
-            summary["attacks"] = describe_attacks(named, records["attacks"].result)
+        summary |= summarise_extras(records, extras)
+        if judges:
+            summary["judges"] = _compare(out, records, judge_name, judges, reporter)
         write_json(out / "summary.json", summary)
         reporter.finish()
     return summary
 
 
-def _parts(suite: Suite, attacks: tuple[Attack, ...]) -> dict[str, _Part]:
-    parts = {"evaluation": _Part(suite=suite, measure=evaluate_model)}
-    if attacks:
-        parts["attacks"] = _Part(suite=_attack_suite(suite, attacks), measure=attack_model)
-    return parts
-
-
-def _attack_suite(suite: Suite, attacks: tuple[Attack, ...]) -> AttackSuite:
-    if "harmful" not in suite.prompts:
-        raise UserError("attacks need harmful prompts; give --harmful a file or a source")
-    return AttackSuite(
-        attacks=attacks,
-        prompts=suite.prompts["harmful"],
-        max_new_tokens=suite.max_new_tokens,
-        batch_size=suite.batch_size,
-        judge=suite.judge,
-        judge_options=suite.judge_options,
-        plain=suite.plain,
-        system=suite.system,
-    )
-
-
 def _compute(
-    part: _Part,
+    part: Part,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     mask: WeightMask | None,
@@ -167,6 +124,33 @@ def _compute(
     removed: AbstractContextManager[object] = pruned(model, mask) if mask else nullcontext()
     with removed:
         return part.measure(folder, model, tokenizer, part.suite, reporter=reporter)
+
+
+def _compare(
+    out: Path,
+    records: Mapping[str, RunRecord],
+    name: str,
+    others: Mapping[str, Mapping[str, Any]],
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """Judge all answers by the other judges too, and return how they agree."""
+    main = dict(records["evaluation"].result["verdicts"])
+    answers = {kind: read_responses(out / "evaluation", kind) for kind in main}
+    if attacked := records.get("attacks"):
+        for attack, rows in attacked.result["verdicts"].items():
+            kind = f"attack-{attack}"
+            main[kind] = [verdict for row in rows for verdict in row]
+            answers[kind] = read_responses(out / "attacks", kind)
+    files = [records[part].files for part in ("evaluation", "attacks") if part in records]
+    reporter.stage("judges")
+    record, _ = run_stage(
+        out / "judges",
+        "judge",
+        {"judges": others, "answers": files},
+        partial(compare_judges, answers, others),
+        reporter=reporter,
+    )
+    return describe_judges(name, main, record.result)
 
 
 def _check_held_out(mask: Path, prompts: Mapping[str, PromptSet]) -> None:

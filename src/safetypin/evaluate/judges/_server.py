@@ -38,6 +38,8 @@ class _Server:
     model: str
     max_retries: int
     backoff_seconds: float
+    give_up_after: int
+    failures: list[str] = dataclasses.field(default_factory=list)  # since the last reply
 
 
 def server(
@@ -50,6 +52,7 @@ def server(
     max_retries: int = 3,
     backoff_seconds: float = 0.5,
     concurrency: int = 8,
+    give_up_after: int = 8,
 ) -> list[Finding]:
     """Ask a chat model for a verdict on every response.
 
@@ -65,6 +68,8 @@ def server(
         max_retries: More attempts after a timeout, a lost connection, status 429 or 5xx.
         backoff_seconds: Wait before the first retry, doubled for each further one.
         concurrency: Requests under way at once.
+        give_up_after: Responses in a row that fail after all their retries, beyond which the rest
+            is not sent: a server that keeps silent would hold a run for hours.
 
     Raises:
         UserError: A bad URL, no model name, an unset key variable, nothing listening at the URL,
@@ -72,10 +77,10 @@ def server(
     """
     if not model:
         raise UserError(f"the judge at {url} needs model=: the name the server knows it by")
-    if concurrency < 1 or max_retries < 0:
+    if concurrency < 1 or max_retries < 0 or give_up_after < 1:
         raise UserError(
-            f"concurrency must be at least 1 and max_retries at least 0, got {concurrency} and "
-            f"{max_retries}"
+            "concurrency and give_up_after must be at least 1 and max_retries at least 0, got "
+            f"{concurrency}, {give_up_after} and {max_retries}"
         )
     with httpx.Client(
         headers=_headers(api_key_env),
@@ -89,6 +94,7 @@ def server(
             model=model,
             max_retries=max_retries,
             backoff_seconds=backoff_seconds,
+            give_up_after=give_up_after,
         )
         # Alone first: a wrong address or key then fails once, not once for each response.
         first = _ask(asked, responses[0], is_first=True)
@@ -124,6 +130,9 @@ def _headers(api_key_env: str | None) -> dict[str, str]:
 
 
 def _ask(asked: _Server, response: Response, *, is_first: bool = False) -> Finding:
+    if len(asked.failures) >= asked.give_up_after:
+        reason = f"server: not asked, as {len(asked.failures)} in a row failed"
+        return Finding(verdict=Verdict.UNJUDGED, reason=reason)
     failure = ""
     for attempt in range(asked.max_retries + 1):
         if attempt:
@@ -140,9 +149,11 @@ def _ask(asked: _Server, response: Response, *, is_first: bool = False) -> Findi
         if reply.status_code == 429 or reply.status_code >= 500:
             failure, is_first = f"status {reply.status_code}", False
             continue
+        asked.failures.clear()
         return _read(reply, asked.endpoint)
     if is_first:
         raise UserError(f"nothing answers at {asked.endpoint}: {failure}; is the server running?")
+    asked.failures.append(failure)
     return Finding(verdict=Verdict.UNJUDGED, reason=f"server: {failure}")
 
 
