@@ -43,12 +43,17 @@ def evaluate_files(
     plain: bool,
     system: str | None,
     reporter: Reporter,
+    reference: str | None = None,
 ) -> dict[str, Any]:
     """Evaluate a model, whole or with a set removed; save and return the summary.
+
+    A removed set has the values of `reference` where one is named, zeros where not.
 
     Raises:
         UserError: Bad input.
     """
+    if reference and not mask:
+        raise UserError("--reference gives its values to a set; name one with --mask")
     check_judge(judge_name, dict(judge_options))
     suite = Suite(
         prompts={
@@ -71,12 +76,13 @@ def evaluate_files(
         loaded, tokenizer = load_model(model, dtype=dtype, device=device)
         identity = model_id(loaded)
         chosen = load_mask(mask, identity, any_model=any_model) if mask else None
+        other = load_model(reference, dtype=dtype, device=device)[0] if reference else None
         suite.check(loaded, tokenizer)
 
         def compute(folder: Path) -> Output:
             if chosen is None:
                 return evaluate_model(folder, loaded, tokenizer, suite, reporter=reporter)
-            with pruned(loaded, chosen):
+            with pruned(loaded, chosen, reference=other):
                 return evaluate_model(folder, loaded, tokenizer, suite, reporter=reporter)
 
         fingerprint = chosen and chosen.fingerprint
@@ -86,6 +92,7 @@ def evaluate_files(
             "mask": fingerprint,
             "suite": suite.inputs,
         }
+        inputs |= {"reference_id": model_id(other)} if other else {}
         reporter.stage("evaluation", suite.units)
         record, _ = run_stage(out / "evaluation", "evaluate", inputs, compute, reporter=reporter)
         summary = summarise(record.result, judge_name, max_new_tokens)
