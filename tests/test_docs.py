@@ -237,7 +237,7 @@ def test_the_measured_figures_of_judges_are_the_recorded_ones():
 
 def test_every_score_has_a_section_of_its_own():
     headings = re.findall(r"^### (.*)$", section(METHODS, "## Scores"), re.MULTILINE)
-    assert set(re.findall(r"`(\w+)`", " ".join(headings))) == set(SCORERS)
+    assert set(re.findall(r"`([\w-]+)`", " ".join(headings))) == set(SCORERS)
 
 
 def test_the_table_of_controls_is_that_of_the_code():

@@ -1,10 +1,12 @@
 """Options that several commands share, and the way they run."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from safetypin.artifacts import UserError
 from safetypin.stages import EVENTS_FILE, Reporter
 
 ModelArgument = Annotated[
@@ -52,6 +54,17 @@ def numbers(text: str | None) -> tuple[float, ...] | None:
 def names(text: str | None) -> tuple[str, ...] | None:
     """Return the names of a comma-separated list."""
     return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def refuse_beside(option: str, others: Mapping[str, object]) -> None:
+    """Raise if an option was given (is not None) that another one leaves without effect.
+
+    Raises:
+        UserError: It was.
+    """
+    for name, value in others.items():
+        if value is not None:
+            raise UserError(f"{name} has no effect beside {option}; leave one of the two out")
 
 
 def reporting(out: Path | None, *, quiet: bool, verbose: bool) -> Reporter:

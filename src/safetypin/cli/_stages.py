@@ -19,6 +19,7 @@ from safetypin.cli._options import (
     SystemOption,
     VerboseOption,
     names,
+    refuse_beside,
     reporting,
 )
 from safetypin.evaluate import AFFIRMATION, ATTACKS, NUM_SAMPLES, judge_options, make_attacks
@@ -104,9 +105,11 @@ def select(
     utility: Annotated[Path | None, typer.Argument(help="Scores on utility prompts; none is subtracted where missing.", show_default=False)] = None,
     *,
     out: OutOption,
-    q: Annotated[float, typer.Option(help="Share of the safety top: 0.01 is 1 %.")] = 0.01,
-    p: Annotated[float, typer.Option(help="Share of the utility top.")] = 0.01,
-    group: Annotated[str, typer.Option(help="row, matrix, layer or model.")] = "matrix",
+    q: Annotated[float | None, typer.Option(help="Share of the safety top: 0.01, the default, is 1 %.", show_default=False)] = None,
+    p: Annotated[float | None, typer.Option(help="Share of the utility top; 0.01 where none is given.", show_default=False)] = None,
+    group: Annotated[str | None, typer.Option(help="row, matrix (the default), layer or model.", show_default=False)] = None,
+    pattern: Annotated[str | None, typer.Option(help="Take N of every M neighbouring inputs of a row, such as 2:4, in place of --q, --p and --group.", show_default=False)] = None,
+    safest: Annotated[bool, typer.Option("--safest", help="Take the lowest safety scores: the weights that safety needs least.")] = False,
     control: Annotated[str | None, typer.Option(help="Save a control of the set's size instead: random, matched, top_utility or top_safety.", show_default=False)] = None,
     seed: Annotated[int, typer.Option(help="Seed of a random control.")] = 0,
     model: Annotated[str | None, typer.Option(help="The scored model; --control random and matched need it.", show_default=False)] = None,
@@ -115,13 +118,17 @@ def select(
 
     Example: `safetypin select runs/safety runs/utility --q 0.01 --p 0.01 --out runs/set`
     """
+    if pattern is not None:
+        refuse_beside("--pattern", {"--q": q, "--p": p, "--group": group})
     record = stages.select_files(
         safety=safety,
         utility=utility,
         out=out,
-        q=q,
-        p=p,
-        group=group,
+        q=0.01 if q is None else q,
+        p=0.01 if p is None else p,
+        group=group or "matrix",
+        pattern=pattern,
+        safest=safest,
         control=control,
         seed=seed,
         model=model,
@@ -155,6 +162,7 @@ def evaluate(
     model: ModelArgument,
     out: OutOption,
     mask: Annotated[Path | None, typer.Option(help="Evaluate with this set removed.")] = None,
+    reference: Annotated[str | None, typer.Option(help="Give the set this model's values instead of zero.", show_default=False)] = None,
     harmful: Annotated[str | None, typer.Option(help="Harmful prompts, for the ASR.")] = "builtin-harmful:evaluation",
     harmless: Annotated[str | None, typer.Option(help="Harmless prompts, for over-refusal.")] = "builtin-harmless:evaluation",
     borderline: Annotated[str | None, typer.Option(help="Borderline prompts.")] = "builtin-borderline",
@@ -218,6 +226,7 @@ def evaluate(
     summary = stages.evaluate_files(
         model=model,
         mask=mask,
+        reference=reference,
         out=out,
         sources={kind: source for kind, source in sources.items() if source},
         text=text or None,

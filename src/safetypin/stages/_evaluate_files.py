@@ -56,12 +56,17 @@ def evaluate_files(
     system: str | None,
     reporter: Reporter,
     extras: Extras | None = None,
+    reference: str | None = None,
 ) -> dict[str, Any]:
     """Evaluate a model, whole or with a set removed; save and return the summary.
+
+    A removed set has the values of `reference` where one is named, zeros where not.
 
     Raises:
         UserError: Bad input.
     """
+    if reference and not mask:
+        raise UserError("--reference gives its values to a set; name one with --mask")
     extras = extras or Extras()
     judges = split_options((judge_name, *extras.also_judges), judge_options)
     suite = Suite(
@@ -88,6 +93,7 @@ def evaluate_files(
         loaded, tokenizer = load_model(model, dtype=dtype, device=device)
         identity = model_id(loaded)
         chosen = load_mask(mask, identity, any_model=any_model) if mask else None
+        other = load_model(reference, dtype=dtype, device=device)[0] if reference else None
         for part in parts.values():
             part.suite.check(loaded, tokenizer)
         records = {}
@@ -97,8 +103,11 @@ def evaluate_files(
                 "dtype": str(loaded.dtype),
                 "mask": chosen and chosen.fingerprint,
                 "suite": part.suite.inputs,
+                **({"reference_id": model_id(other)} if other else {}),
             }
-            compute = partial(_compute, part, loaded, tokenizer, chosen, reporter=reporter)
+            compute = partial(
+                _compute, part, loaded, tokenizer, chosen, reference=other, reporter=reporter
+            )
             reporter.stage(name, part.suite.units)
             records[name], _ = run_stage(
                 out / name, STAGES[name], inputs, compute, reporter=reporter
@@ -119,9 +128,12 @@ def _compute(
     mask: WeightMask | None,
     folder: Path,
     *,
+    reference: PreTrainedModel | None,
     reporter: Reporter,
 ) -> Output:
-    removed: AbstractContextManager[object] = pruned(model, mask) if mask else nullcontext()
+    removed: AbstractContextManager[object] = (
+        pruned(model, mask, reference=reference) if mask else nullcontext()
+    )
     with removed:
         return part.measure(folder, model, tokenizer, part.suite, reporter=reporter)
 

@@ -23,7 +23,16 @@ from safetypin.artifacts import (
 )
 from safetypin.intervene import pruned
 from safetypin.models import load_model, model_id
-from safetypin.select import check_fraction, matched_random, top_fraction, top_of_same_size
+from safetypin.select import (
+    bottom_fraction,
+    bottom_n_of_m,
+    check_fraction,
+    matched_random,
+    parse_pattern,
+    top_fraction,
+    top_n_of_m,
+    top_of_same_size,
+)
 from safetypin.stages._run import LOCK_FILE, environment
 from safetypin.stages._score import SCORES_FILE
 from safetypin.stages._score_files import PROMPT_HASHES
@@ -42,6 +51,8 @@ def select_files(
     q: float,
     p: float,
     group: str,
+    pattern: str | None = None,
+    safest: bool = False,
     control: str | None = None,
     seed: int = 0,
     model: str | None = None,
@@ -55,6 +66,8 @@ def select_files(
         q: Share of the safety top.
         p: Share of the utility top.
         group: row, matrix, layer or model.
+        pattern: `N:M`, N of every M neighbouring inputs of a row, in place of the shares.
+        safest: Take the lowest safety scores, not the highest.
         control: `random`, `matched`, `top_utility` or `top_safety`, as in an audit.
         seed: Of a random control.
         model: The model that was scored; a random control is drawn among its weights.
@@ -68,15 +81,19 @@ def select_files(
         check_choice("control", control, (*DRAWN, *TOPS))
     folders = {"safety": safety} | ({"utility": utility} if utility else {})
     inputs: dict[str, Any] = {"q": q, "p": p if utility else None, "group": group}
+    if pattern is not None:
+        parse_pattern(pattern)
+        inputs = {"pattern": pattern}
+    inputs |= {"safest": True} if safest else {}
     scores: dict[str, WeightScores] = {}
     hashes: set[str] = set()
     for name, folder in folders.items():
         scores[name], record = _load_scores(folder)
         inputs[name] = record.files[SCORES_FILE]
         hashes |= set(record.result.get(PROMPT_HASHES, ()))
-    mask = top_fraction(scores["safety"], q, group=group)
+    mask = _cut(scores["safety"], q, group, pattern, lowest=safest)
     if utility:
-        mask = mask - top_fraction(scores["utility"], p, group=group)
+        mask = mask - _cut(scores["utility"], p, group, pattern)
     if control in TOPS:
         if TOPS[control] not in scores:
             raise UserError("--control top_utility needs utility scores; give their folder too")
@@ -86,6 +103,15 @@ def select_files(
         inputs["seed"] = seed
     inputs |= {"control": control, PROMPT_HASHES: sorted(hashes)}
     return save(mask, out, inputs=inputs, environment=environment())
+
+
+def _cut(
+    scores: WeightScores, share: float, group: str, pattern: str | None, *, lowest: bool = False
+) -> WeightMask:
+    if pattern is not None:
+        cut = bottom_n_of_m if lowest else top_n_of_m
+        return cut(scores, *parse_pattern(pattern))
+    return (bottom_fraction if lowest else top_fraction)(scores, share, group=group)
 
 
 def _load_scores(folder: Path) -> tuple[WeightScores, RunRecord]:
