@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -36,7 +37,7 @@ def utility_picture(metrics: SweepMetrics) -> Picture:
     def draw(figure: Figure) -> None:
         for place, attack in enumerate(attacks):
             axes = figure.add_subplot(rows, columns, place + 1)
-            _panel(axes, metrics, lambda cell, attack=attack: _cost_point(cell, attack))
+            _panel(axes, metrics, partial(_cost_point, attack=attack))
             _cost_axis(axes)
             axes.set_title(_attack_title(metrics, attack), fontsize=9, loc="left")
         _legend(figure, metrics)
@@ -58,7 +59,7 @@ def size_picture(metrics: SweepMetrics) -> Picture:
     def draw(figure: Figure) -> None:
         for place, unit in enumerate(units):
             axes = figure.add_subplot(1, len(units), place + 1)
-            _panel(axes, metrics, lambda cell, unit=unit: _size_point(cell, unit))
+            _panel(axes, metrics, partial(_size_point, unit=unit))
             axes.set_xscale("log")
             axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:g}\u00a0%"))

@@ -73,10 +73,9 @@ def headline(m: SweepMetrics) -> tuple[str, str]:
         f"{_words.share(best.removed.share)} of the {best.removed.unit} removed and perplexity "
         f"{_words.ratio(best.perplexity_ratio)}{beside}."
     )
-    strong = _rise(best) >= MIN_RISE and all(
-        other.asr is None or (other.asr.value or 0.0) < (best.asr.value if best.asr else 0) / 2
-        for other in controls
-    )
+    reached = (best.asr.value if best.asr else None) or 0.0
+    rivals = [(other.asr.value if other.asr else None) or 0.0 for other in controls]
+    strong = _rise(best) >= MIN_RISE and all(rival < reached / 2 for rival in rivals)
     return ("Safety comes out alone" if strong else "No clean removal"), sentence
 
 

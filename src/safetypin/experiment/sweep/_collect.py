@@ -19,6 +19,7 @@ from safetypin.stages import (
     describe_judge,
     describe_model,
     describe_prompts,
+    describe_zero_shot,
     finite,
     rates,
     read_perplexity,
@@ -65,6 +66,7 @@ def collect(
             **describe_evaluation(baseline.result),
             **_attacked(baseline.result, attacks),
             "also_judged": _also_judged(baseline.result),
+            "zero_shot": _zero_shot(baseline.result),
         },
         "sets": made["sets"] and {key: made["sets"][key] for key in ("overlap", "between", "of")},
         "ranks": made["ranks"],
@@ -131,6 +133,7 @@ def _describe(
         "asr_change": None if destroyed else paired_difference(*flags).to_json(),
         "also_judged": _also_judged(result),
         **_attacked(result, attacks, is_destroyed=destroyed is not None),
+        "zero_shot": _zero_shot(result),
         "perplexity": finite(measured.value),
         "perplexity_ratio": finite(ratio),
         "perplexity_tokens": measured.num_tokens,
@@ -158,6 +161,13 @@ def _also_judged(result: Mapping[str, Any]) -> dict[str, Any]:
         name: attack_success_rate([Verdict(verdict) for verdict in verdicts]).to_json()
         for name, verdicts in result["also_judged"].items()
     }
+
+
+def _zero_shot(result: Mapping[str, Any]) -> dict[str, Any]:
+    if result["zero_shot"] is None:
+        return {}
+    found: dict[str, Any] = describe_zero_shot(result["zero_shot"])["tasks"]
+    return found
 
 
 def _known(sweep: Sweep, cell: Cell) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from safetypin.artifacts import PromptSet
 from safetypin.audit import suite_of
-from safetypin.evaluate import judge, judge_options, make_attacks
+from safetypin.evaluate import check_tasks, judge, judge_options, make_attacks
 from safetypin.experiment.sweep._file import Sweep
 from safetypin.prompts import read_suffixes
 from safetypin.stages import (
@@ -18,9 +18,11 @@ from safetypin.stages import (
     Output,
     Reporter,
     Suite,
+    ZeroShotSuite,
     attack_model,
     evaluate_model,
     read_responses,
+    zero_shot_model,
 )
 
 
@@ -32,11 +34,13 @@ class Battery:
         suite: The bare requests, harmless ones, and texts.
         attacks: The attacks; None where none is asked for.
         also_judges: Judges that judge the answers to the bare requests again.
+        zero_shot: Questions of multiple choice; None where none is asked for.
     """
 
     suite: Suite
     attacks: AttackSuite | None
     also_judges: tuple[str, ...]
+    zero_shot: ZeroShotSuite | None
 
     @property
     def inputs(self) -> dict[str, Any]:
@@ -45,12 +49,14 @@ class Battery:
             "suite": self.suite.inputs,
             "attacks": self.attacks and self.attacks.inputs,
             "also_judges": list(self.also_judges),
+            "zero_shot": self.zero_shot and self.zero_shot.inputs,
         }
 
     @property
     def units(self) -> float:
         """Work in units of about one generated token."""
-        return self.suite.units + (self.attacks.units if self.attacks else 0.0)
+        parts = (self.suite, self.attacks, self.zero_shot)
+        return sum(part.units for part in parts if part is not None)
 
     def check(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         """Raise before anything is generated if a prompt or a text does not fit the model.
@@ -82,7 +88,13 @@ def battery(sweep: Sweep, prompts: Mapping[str, PromptSet]) -> Battery:
             plain=suite.plain,
             system=suite.system,
         )
-    return Battery(suite=suite, attacks=attacks, also_judges=asked.also_judges)
+    questions = None
+    if asked.zero_shot:
+        check_tasks(asked.zero_shot)
+        questions = ZeroShotSuite(
+            tasks=asked.zero_shot, limit=asked.num_zero_shot, seed=sweep.config.seed
+        )
+    return Battery(suite=suite, attacks=attacks, also_judges=asked.also_judges, zero_shot=questions)
 
 
 def _attack_settings(sweep: Sweep) -> dict[str, Any]:
@@ -119,5 +131,10 @@ def measure(
         attacked = attack_model(folder, model, tokenizer, wanted.attacks, reporter=reporter)
         result["attacks"] = attacked.result["verdicts"]
         files += attacked.files
+    result["zero_shot"] = None
+    if wanted.zero_shot is not None:
+        answered = zero_shot_model(folder, model, tokenizer, wanted.zero_shot, reporter=reporter)
+        result["zero_shot"] = answered.result
+        files += answered.files
     result["measured_s"] = round(time.monotonic() - start, 3)
     return Output(result, files)

@@ -49,6 +49,8 @@ def _row(name: str, cell: Mapping[str, Any]) -> dict[str, Any]:
         row |= _rate(f"{attack}_any_of_{rates['num_variants']}", rates["any_of_n"])
     for judge, rate in sorted(cell["also_judged"].items()):
         row |= _rate(f"asr_judged_by_{judge}", rate)
+    for task, found in sorted(cell["zero_shot"].items()):
+        row |= _rate(f"accuracy_{task}", found["accuracy"])
     row["perplexity_ratio"] = cell.get("perplexity_ratio", 1.0)
     return row
 
