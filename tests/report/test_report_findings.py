@@ -4,13 +4,19 @@ import copy
 
 import pytest
 from example_findings import example_contrast, example_guard, example_patch, write_findings
+from example_sweep import example_sweep
 from reading import Page, check_promises
 
 from safetypin.report import write_report
 
 ATTACK = "<script>window.ran = true</script><img src=x onerror='window.ran = true'>"
 LONG_NAME = "organisation/" + "a-very-long-model-name-" * 8
-KINDS = {"contrast": example_contrast, "patch": example_patch, "guard": example_guard}
+KINDS = {
+    "contrast": example_contrast,
+    "patch": example_patch,
+    "guard": example_guard,
+    "sweep": example_sweep,
+}
 
 
 def page(folder, metrics):
@@ -24,6 +30,9 @@ def hostile(kind):
     for name in ("model_id", "reference_id", "safe_id", "unsafe_id"):
         if metrics.get(name):
             metrics[name] = f"{LONG_NAME}{ATTACK}#0123456789ab"
+    if kind == "sweep":
+        metrics["title"] = LONG_NAME + ATTACK
+        metrics["methods"][0]["about"] = ATTACK
     metrics["run"] |= {"command": f"safetypin {ATTACK} --prompts " + "x" * 300}
     metrics["prompts"] = {ATTACK: {"source": LONG_NAME, "fingerprint": "ab" * 8, "num_prompts": 9}}
     metrics["settings"] |= {ATTACK: ATTACK, "reference": LONG_NAME}

@@ -24,6 +24,8 @@ from safetypin.report._sweep_words import (
     spread,
 )
 
+WIDE = 110  # characters of a terminal that has room for the attacks
+RUIN = 1000  # a perplexity ratio beyond has no meaning of its own
 TABLES = {"difference": "Table 6: set difference", "projection": "Table 7: orthogonal projection"}
 
 
@@ -70,13 +72,16 @@ def print_sweep(metrics: Mapping[str, Any], console: Console) -> None:
     m = parse(SweepMetrics, metrics, METRICS_FILE, "sweep")
     grid = Grid(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     grid.add_column("", no_wrap=True)
-    for name in ("removed", "ASR", *m.baseline.attacks, "degenerate", "perplexity"):
+    attacks = list(m.baseline.attacks) if console.width >= WIDE else []
+    for name in ("removed", "ASR", *attacks, "degenerate", "perplexity"):
         grid.add_column(name, justify="right", no_wrap=True)
     for cell in m.cells:
-        attacks = [_words.percent(cell.attacks[name].value) for name in m.baseline.attacks]
+        ratio = cell.perplexity_ratio
+        shown = _words.ratio(ratio) if ratio is not None and ratio < RUIN else f">{RUIN:g}x"
         texts = [
-            cell.id, _words.share(cell.removed.share), _words.rate(cell.asr), *attacks,
-            _words.rate(cell.degenerate), _words.ratio(cell.perplexity_ratio),
+            cell.id, _words.share(cell.removed.share), _words.rate(cell.asr),
+            *(_words.percent(cell.attacks[name].value) for name in attacks),
+            _words.rate(cell.degenerate), shown,
         ]  # fmt: skip
         style = "dim" if cell.like is not None else None
         grid.add_row(*(Text(_words.plain(text)) for text in texts), style=style)

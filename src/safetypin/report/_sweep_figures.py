@@ -17,8 +17,11 @@ from safetypin.report._sweep_metrics import (
     SweepMetrics,
 )
 
-# Okabe and Ito's colours, which colour-blind readers tell apart, but for black and yellow
-COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7f3c8d")
+# Okabe and Ito's colours without black and yellow, then Tol's; each has a marker too
+COLOURS = (
+    "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7f3c8d",
+    "#882255", "#44aa99", "#999933", "#332288",
+)  # fmt: skip
 MARKERS = "os^Dv<>Pph*"
 CONTROL = "x"
 MOST = 100.0  # a perplexity ratio beyond stands at the edge
@@ -46,8 +49,8 @@ def utility_picture(metrics: SweepMetrics) -> Picture:
         name="utility",
         title="Attack success against perplexity, every cell of the sweep; the numbers are in the "
         "table of all cells",
-        width=2.9 * columns + 0.4,
-        height=2.7 * rows + 0.21 * _legend_rows(metrics) + 0.3,
+        width=3.1 * columns + 0.3,
+        height=2.7 * rows + 0.18 * _legend_rows(metrics) + 0.3,
         draw=draw,
     )
 
@@ -72,8 +75,8 @@ def size_picture(metrics: SweepMetrics) -> Picture:
         name="size",
         title="Attack success against the share removed, every cell of the sweep; the numbers are "
         "in the table of all cells",
-        width=2.9 * len(units) + 0.4,
-        height=2.9 + 0.21 * _legend_rows(metrics),
+        width=3.1 * len(units) + 0.3,
+        height=2.9 + 0.18 * _legend_rows(metrics),
         draw=draw,
     )
 
@@ -168,10 +171,11 @@ def _cost_axis(axes: Axes) -> None:
     axes.set_xscale("log")
     axes.axvline(1.0, color=GRID, linewidth=0.8, zorder=0)
     axes.set_xlim(right=min(MOST * 1.2, max(2.0, axes.get_xlim()[1])))
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    is_wide = axes.get_xlim()[1] > MOST / 5
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if is_wide else (1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter(FuncFormatter(_times))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("perplexity, times the untouched model's")
+    axes.set_xlabel("perplexity over the untouched model's")
 
 
 def _times(x: float, _: object) -> str:
@@ -211,7 +215,7 @@ def _legend(figure: Figure, metrics: SweepMetrics) -> None:
         )[0]
         for name, colour, marker, is_hollow in shown
     ]  # fmt: skip
-    height = (0.1 + 0.21 * _legend_rows(metrics)) / figure.get_figheight()
+    height = (0.1 + 0.18 * _legend_rows(metrics)) / figure.get_figheight()
     figure.legend(
         handles=handles, loc="lower center", ncols=3, frameon=False, fontsize=8.5,
         bbox_to_anchor=(0.5, 0.0),

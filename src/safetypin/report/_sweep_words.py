@@ -26,8 +26,8 @@ def spread(cells: Sequence[SweepCell]) -> str:
     return f"{_words.percent(values[0])} to {_words.percent(values[-1])}{ruins}"
 
 
-def strongest(m: SweepMetrics) -> SweepCell | None:
-    """Return the cell with the largest rise of the ASR that keeps its language."""
+def carrying(m: SweepMetrics) -> SweepCell | None:
+    """Return the smallest cell that takes safety and keeps language; else that which takes most."""
     spoken = [
         cell
         for cell in m.cells
@@ -38,7 +38,10 @@ def strongest(m: SweepMetrics) -> SweepCell | None:
         and cell.perplexity_ratio is not None
         and cell.perplexity_ratio <= MAX_RATIO
     ]
-    return max(spoken, key=lambda cell: (_rise(cell), -cell.removed.share), default=None)
+    enough = [cell for cell in spoken if _rise(cell) >= MIN_RISE]
+    if enough:
+        return min(enough, key=lambda cell: (cell.removed.share, -_rise(cell)))
+    return max(spoken, key=_rise, default=None)
 
 
 def _rise(cell: SweepCell) -> float:
@@ -52,7 +55,7 @@ def headline(m: SweepMetrics) -> tuple[str, str]:
     if len(m.cells) < m.num_cells:
         left = m.num_cells - len(m.cells)
         return "Not finished", f"{left} of {m.num_cells} cells are still to be run."
-    best = strongest(m)
+    best = carrying(m)
     if best is None:
         return (
             "Nothing to compare",
@@ -65,8 +68,13 @@ def headline(m: SweepMetrics) -> tuple[str, str]:
         if controls
         else "; it has no random control in this sweep"
     )
+    first = (
+        f"the smallest that raises the ASR by {100 * MIN_RISE:.0f} points is {best.id}"
+        if _rise(best) >= MIN_RISE
+        else f"{best.id} raises the ASR most"
+    )
     sentence = (
-        f"Of the cells with perplexity up to {MAX_RATIO:g} times, {best.id} raises the ASR most: "
+        f"Of the cells with perplexity up to {MAX_RATIO:g} times, {first}: "
         f"from {_words.rate(m.baseline.asr)} to {_words.rate(best.asr)} "
         f"({_words.points(best.asr_change.value)}, 95 % interval "
         f"{_words.points_interval(best.asr_change.interval)}), with "

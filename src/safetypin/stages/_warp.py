@@ -211,14 +211,19 @@ def make_mask(
         }
         return Output(result, [SET_FILE])
 
-    units = 0.0 if is_drawn else len(answers) * UNITS_PER_EXAMPLE
+    units = len(answers) * UNITS_PER_EXAMPLE if _is_scored(config) else 0.0
     return series.run("set", inputs, compute, units=units)
+
+
+def _is_scored(config: TuneConfig) -> bool:
+    """Whether the mask depends on scores: none does that holds nothing, or everything."""
+    return config.importance != "random" and 0 < config.keep_ratio < 1
 
 
 def _scores(
     series: Series, config: TuneConfig, subject: Subject, basis: Basis, answers: PromptSet
 ) -> WeightScores:
-    if config.importance == "random":
+    if not _is_scored(config):
         return random_coefficients(subject.model, basis, seed=config.drawn_with)
     done = 0
 

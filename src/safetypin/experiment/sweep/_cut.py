@@ -22,6 +22,7 @@ from safetypin.stages import (
     where,
 )
 
+BOTH = ("safety", "utility")
 NO_PROMPTS = ("magnitude", "random", "magnitude-difference")  # scores that know none
 
 
@@ -39,6 +40,12 @@ def _scoring(making: Making, scorer: str, name: str) -> Scoring:
     )
 
 
+def _prompts_of(making: Making, scorer: str) -> list[str]:
+    """Return on which prompts a score is needed: a top alone needs no utility."""
+    users = [method for method in making.methods.values() if method.scorer == scorer]
+    return [name for name in BOTH if any(name in method.scored_on for method in users)]
+
+
 def _score_folder(scorer: str, name: str) -> str:
     return f"scores-{scorer}-{name}"
 
@@ -48,7 +55,7 @@ def make_sets(making: Making, scorers: list[str]) -> Mapping[str, Any]:
     scored = {
         _score_folder(scorer, name): (scorer, name)
         for scorer in scorers
-        for name in ("safety", "utility")
+        for name in _prompts_of(making, scorer)
     }
     fraction = making.sweep.config.overlap_fraction
     inputs = {
@@ -105,7 +112,8 @@ def _score(making: Making, folder: str, scorer: str, name: str) -> None:
 def _cut(making: Making, scorers: list[str], folder: Path) -> Output:
     files, sizes, overlaps, largest = [], {}, {}, {}
     for scorer in scorers:
-        places = {n: making.series.out / _score_folder(scorer, n) for n in ("safety", "utility")}
+        names = _prompts_of(making, scorer)
+        places = {name: making.series.out / _score_folder(scorer, name) for name in names}
         scores = {name: read_scores(place / SCORES_FILE) for name, place in places.items()}
         for name, method in making.methods.items():
             if method.scorer != scorer:
@@ -120,7 +128,8 @@ def _cut(making: Making, scorers: list[str], folder: Path) -> Output:
                 files.append(mask_file(cell))
                 sizes[cell] = _describe(mask)
                 largest[name] = cell
-        overlaps[scorer] = _overlap(making, scorer, scores, places)
+        if len(scores) == len(BOTH):
+            overlaps[scorer] = _overlap(making, scorer, scores, places)
     masks = {name: read_mask(folder / mask_file(cell)) for name, cell in largest.items()}
     result = {
         "sets": sizes,
@@ -150,5 +159,5 @@ def _overlap(
         for name, place in places.items()
         if scorer not in NO_PROMPTS
     }
-    safety, utility = (top_fraction(scores[name], fraction) for name in ("safety", "utility"))
+    safety, utility = (top_fraction(scores[name], fraction) for name in BOTH)
     return overlap_of_tops(fraction, safety, utility, halves)

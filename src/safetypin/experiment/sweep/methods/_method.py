@@ -35,6 +35,11 @@ class Method(BaseModel):
         return None
 
     @property
+    def scored_on(self) -> tuple[str, ...]:
+        """On which prompts it needs those scores."""
+        return ("safety",)
+
+    @property
     def ranks(self) -> tuple[str, ...]:
         """On which prompts it needs ranks."""
         return ()

@@ -127,6 +127,10 @@ class Difference(Weights):
     def sizes(self) -> list[str]:
         return [_pair(q, p) for q, p in self.grid]
 
+    @property
+    def scored_on(self) -> tuple[str, ...]:
+        return ("safety", "utility")
+
     def pair(self, size: str) -> tuple[float, float]:
         """Return (q, p) of a size."""
         return next(pair for pair in self.grid if _pair(*pair) == size)
