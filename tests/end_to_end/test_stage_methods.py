@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+import safetypin as sp
 from safetypin.artifacts import RunRecord, load
 
 
@@ -96,14 +97,10 @@ def test_an_audit_and_an_evaluation_refuse_a_reference_of_no_use(refused, evalua
     assert "--reference gives its values to a set; name one with --mask" in ended.text
 
 
-def test_ranks_of_a_saved_model_remove_its_refusals(place, halves, tmp_path):
-    """The whole rank-level flow on files: ranks saved, loaded, cut and projected."""
-    import safetypin as sp
-    from safetypin.artifacts import PromptSet
-
+def test_ranks_go_through_files_and_leave_the_model_as_it_was(place, halves, tmp_path):
     model, tokenizer = sp.load_model(str(place / "model"), device="cpu")
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    prompts = PromptSet.load(halves / "safety.jsonl")
+    prompts = sp.PromptSet.load(halves / "safety.jsonl")
     ranks = sp.actsvd(model, sp.batches(prompts, tokenizer), prompts_id=prompts.fingerprint)
     sp.save(ranks, tmp_path / "ranks")
     loaded = sp.load(tmp_path / "ranks")

@@ -19,6 +19,7 @@ from safetypin.artifacts import ArtifactMismatchError, Rank, RankBasis, UserErro
 
 SIDES = ("top", "bottom")
 Matrix = Float[Tensor, "d_out d_in"]
+Directions = Float[Tensor, "d_out _"]
 
 
 @contextmanager
@@ -67,13 +68,10 @@ def projected(
                 stored = weight.detach()
                 matrix = (stored.T if name in safety.transposed else stored).to(_precise(stored))
                 if which == "bottom":
-                    count = safety.full_ranks[name] - safety.count(name, rank)
-                    new = _onto(safety.top(name, count), matrix)
+                    new = _without_bottom(matrix, safety, name, rank)
                 else:
-                    lost = _onto(safety.top(name, rank), matrix)
-                    if utility is not None and keep_utility is not None:
-                        lost = lost - _onto(utility.top(name, keep_utility), lost)
-                    new = matrix - lost
+                    kept_ranks = None if utility is None else utility.top(name, keep_utility or 0)
+                    new = matrix - _lost(matrix, safety.top(name, rank), kept_ranks)
                 kept[name] = stored.clone()
                 stored.copy_(new.T if name in safety.transposed else new)
         yield model
@@ -87,11 +85,27 @@ def _precise(weight: Tensor) -> torch.dtype:
     return torch.float32 if weight.device.type == "mps" else torch.float64
 
 
-def _onto(directions: Float[Tensor, "d_out k"], matrix: Matrix) -> Matrix:
-    """Return U U^T W."""
-    basis = directions.to(matrix)
-    projection: Tensor = basis @ (basis.T @ matrix)
-    return projection
+def _lost(matrix: Matrix, safety: Directions, utility: Directions | None) -> Matrix:
+    """Return (I - U_u U_u^T) U_s U_s^T W, the smaller products first."""
+    taken = safety.to(matrix)
+    outside = taken
+    if utility is not None:
+        kept = utility.to(matrix)
+        outside = taken - kept @ (kept.T @ taken)
+    lost: Tensor = outside @ (taken.T @ matrix)
+    return lost
+
+
+def _without_bottom(matrix: Matrix, ranks: RankBasis, name: str, rank: Rank) -> Matrix:
+    """Return U U^T W, U all directions but the last ones."""
+    full, count = ranks.full_ranks[name], ranks.count(name, rank)
+    known = ranks.top(name, full) if ranks.directions[name].shape[1] == full else None
+    if known is not None and len(known) == full and count <= full // 2:
+        # U is a whole basis of the outputs: the last directions are the fewer to multiply
+        return matrix - _lost(matrix, known[:, full - count :], None)
+    kept = ranks.top(name, full - count).to(matrix)
+    left: Tensor = kept @ (kept.T @ matrix)
+    return left
 
 
 class RemovedRanks(NamedTuple):
