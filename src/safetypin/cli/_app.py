@@ -17,6 +17,7 @@ from safetypin.artifacts import UserError
 from safetypin.cli._audit import audit
 from safetypin.cli._contrast import contrast
 from safetypin.cli._doctor import doctor
+from safetypin.cli._gcg import gcg
 from safetypin.cli._guard import guard
 from safetypin.cli._import import import_
 from safetypin.cli._options import OnceCommand
@@ -65,7 +66,7 @@ def about(
 
 
 COMMANDS = (
-    audit, score, select, prune, evaluate, contrast, patch, tune, track, run, report, doctor,
+    audit, score, select, prune, evaluate, gcg, contrast, patch, tune, track, run, report, doctor,
 )  # fmt: skip
 for command in COMMANDS:
     app.command(cls=OnceCommand)(interruptible(command))
