@@ -15,7 +15,7 @@ from safetypin.prompts import PROMPT_SOURCES
 
 COMMANDS = (
     "audit", "score", "select", "prune", "evaluate", "contrast", "patch", "tune", "warp", "report",
-    "doctor",
+    "doctor", "gcg",
 )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from safetypin.evaluate._attacks import (
     attack_tokens,
     make_attacks,
 )
+from safetypin.evaluate._gcg import GcgSettings, GcgStep, find_suffix
 from safetypin.evaluate._generate import OnBatch, generate, tokenized_requests
 from safetypin.evaluate._generate_patched import generate_patched, patchable, patched
 from safetypin.evaluate._gsm8k import exact_matches, final_number
@@ -37,6 +38,8 @@ __all__ = [
     "SAFETY_PROMPT",
     "Attack",
     "AttackRates",
+    "GcgSettings",
+    "GcgStep",
     "JudgePair",
     "OnBatch",
     "Perplexity",
@@ -51,6 +54,7 @@ __all__ = [
     "exact_matches",
     "explain",
     "final_number",
+    "find_suffix",
     "generate",
     "generate_patched",
     "judge",

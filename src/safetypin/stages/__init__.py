@@ -21,6 +21,7 @@ from safetypin.stages._evaluate import Suite, evaluate_model, read_responses
 from safetypin.stages._evaluate_files import evaluate_files
 from safetypin.stages._evaluate_parts import Extras
 from safetypin.stages._gates import GAUGES
+from safetypin.stages._gcg import SUFFIXES_FILE, gcg_files
 from safetypin.stages._guard import fit_guard
 from safetypin.stages._guard_config import GuardConfig, make_guard_config
 from safetypin.stages._guard_use import (
@@ -110,6 +111,7 @@ __all__ = [
     "ROTATIONS",
     "SCORES_FILE",
     "SCORE_STAGES",
+    "SUFFIXES_FILE",
     "TRACK_PRESETS",
     "TUNE_PRESETS",
     "UNITS_PER_EXAMPLE",
@@ -156,6 +158,7 @@ __all__ = [
     "example_rows",
     "finite",
     "fit_guard",
+    "gcg_files",
     "held",
     "identify",
     "idle_track_options",
