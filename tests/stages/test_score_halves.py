@@ -74,7 +74,7 @@ def test_the_scores_of_the_first_half_are_let_go_before_the_second_is_scored(
 
 
 def no_memory_for(room, sizes):
-    def once(model, tokenizer, prompts, how, batch_size, reporter):
+    def once(model, tokenizer, prompts, how, batch_size, reporter, reference):
         sizes.append(batch_size)
         if batch_size > room:
             torch.empty(1 << 60, dtype=torch.uint8)  # torch's own words: a RuntimeError
