@@ -4,7 +4,9 @@ import re
 
 import pytest
 from example_evaluate import example_evaluate, rate, write_evaluate
+from playwright.sync_api import sync_playwright
 from reading import Page, check_promises
+from test_report_browser import ARGUMENTS, CHROMIUM
 
 from safetypin.artifacts import UserError
 from safetypin.report import write_report
@@ -99,3 +101,23 @@ def test_a_rate_of_nothing_is_not_zero(page):
     metrics["attacks"] = {"vanilla": metrics["attacks"]["vanilla"]}
     metrics["attacks"]["vanilla"]["any_of_n"] = rate(0, 0, 40)
     assert "20 % (8/40), 10\u201335 % n/a" in words(page(attacks=metrics["attacks"]))
+
+
+@pytest.mark.slow  # a real browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
+@pytest.mark.parametrize("width", [360, 1200])
+def test_in_a_browser_nothing_scrolls_sideways_is_logged_or_is_fetched(page, tmp_path, width):
+    page(model={"name": "organisation/" + "a-very-long-model-name-" * 8, "id": "x"})
+    address, troubles, requests = (tmp_path / "run" / "report.html").as_uri(), [], []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        opened = browser.new_page(viewport={"width": width, "height": 800})
+        opened.on("console", lambda message: troubles.append(message.text))
+        opened.on("pageerror", lambda error: troubles.append(str(error)))
+        opened.on("request", lambda request: requests.append(request.url))
+        opened.goto(address)
+        opened.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+        assert opened.evaluate("document.documentElement.scrollWidth") == width
+        browser.close()
+    assert troubles == []
+    assert {url for url in requests if not url.startswith("data:")} == {address}

@@ -12,7 +12,7 @@ from safetypin.report._findings import Fact, Figure, Section, Table, findings_pa
 from safetypin.report._html import write_page
 from safetypin.report._picture import Picture
 from safetypin.report._read import read
-from safetypin.report._style import INK, STRONG, light_grid
+from safetypin.report._style import GRID, INK, STRONG
 
 VERDICTS = ("refusal", "complied", "degenerate")
 MAX_ROWS = 24  # disagreements on the page; the rest stays in metrics.json
@@ -176,8 +176,8 @@ def _picture(attacks: dict[str, AttackPart]) -> Picture:
 
     def draw(figure: Canvas) -> None:
         axes = figure.add_axes((0.16, 0.2, 0.8, 0.76))
-        light_grid(axes)
-        axes.grid(axis="x")
+        axes.grid(axis="x", color=GRID, linewidth=0.6)
+        axes.set_axisbelow(True)
         for row, name in enumerate(names):
             how = attacks[name]
             marks = ((how.mean, STRONG, 0.12), (how.any_of_n, "none", -0.12))
