@@ -51,6 +51,18 @@ def test_every_attack_has_its_rates_with_intervals(attacked):
     assert "river" not in json.dumps(found)
 
 
+def test_the_page_and_metrics_json_show_the_attacks_and_never_a_suffix(attacked):
+    ended, out = attacked()
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["kind"] == "evaluate"
+    assert metrics["attacks"] == json.loads(ended.out)["attacks"]
+    page = (out / "report.html").read_text(encoding="utf-8")
+    for name in ALL.split(","):
+        assert f'<th scope="row">{name}</th>' in page
+    assert "the river" not in page
+    assert "the river" not in (out / "metrics.json").read_text()
+
+
 def test_the_answers_are_kept_and_hashed(attacked):
     _, out = attacked()
     record = RunRecord.read(out / "attacks")

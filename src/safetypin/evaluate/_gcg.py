@@ -243,6 +243,7 @@ class _Search:
         with torch.enable_grad():
             logits = self.model(inputs_embeds=embedded).logits
             (gradient,) = torch.autograd.grad(self._loss(logits).sum(), embedded)
+        assert isinstance(gradient, Tensor)
         start = len(case.before)
         return gradient[0, start : start + len(case.suffix)].float()
 
@@ -268,5 +269,5 @@ class _Search:
         size = len(self._target)
         wanted = self._target.to(logits.device).expand(len(logits), -1)
         predicted = logits[:, -size - 1 : -1].float().transpose(1, 2)
-        losses: Tensor = cross_entropy(predicted, wanted, reduction="none")
-        return losses.mean(dim=1)
+        losses: Tensor = cross_entropy(predicted, wanted, reduction="none").mean(dim=1)
+        return losses

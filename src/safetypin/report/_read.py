@@ -15,6 +15,7 @@ METRICS_FILE = "metrics.json"
 EXAMPLES_FILE = "examples.json"
 COMMANDS = {  # what makes the folder of each kind
     "audit": "safetypin audit MODEL",
+    "evaluate": "safetypin evaluate MODEL",
     "tune": "safetypin tune MODEL --data FILE",
     "track": "safetypin track RUN",
     "contrast": "safetypin contrast MODEL --reference MODEL",

@@ -5,6 +5,7 @@ from pathlib import Path
 from safetypin.report._audit import write_audit_report
 from safetypin.report._chain import write_chain_report
 from safetypin.report._contrast import write_contrast_report
+from safetypin.report._evaluate import write_evaluate_report
 from safetypin.report._experiment import write_experiment_report
 from safetypin.report._guard import write_guard_report
 from safetypin.report._patch import write_patch_report
@@ -15,6 +16,7 @@ from safetypin.report._tune import write_tune_report
 
 _WRITERS = {
     "audit": write_audit_report,
+    "evaluate": write_evaluate_report,
     "tune": write_tune_report,
     "track": write_track_report,
     "contrast": write_contrast_report,

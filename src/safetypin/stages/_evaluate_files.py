@@ -1,5 +1,6 @@
 """`safetypin evaluate`: a model, whole or with a saved set removed, to rates and perplexity."""
 
+import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -14,8 +15,9 @@ from safetypin.intervene import pruned
 from safetypin.models import load_model, model_id
 from safetypin.prompts import load_prompts
 from safetypin.stages._attacks import MAX_DEGENERATE
-from safetypin.stages._describe import describe_judge
+from safetypin.stages._describe import describe_judge, describe_run
 from safetypin.stages._evaluate import Suite, read_responses
+from safetypin.stages._evaluate_metrics import write_evaluation
 from safetypin.stages._evaluate_parts import (
     STAGES,
     Extras,
@@ -26,7 +28,7 @@ from safetypin.stages._evaluate_parts import (
 from safetypin.stages._judges import compare_judges, describe_judges, split_options
 from safetypin.stages._progress import Reporter
 from safetypin.stages._rates import finite, read_perplexity
-from safetypin.stages._run import Output, held, run_stage
+from safetypin.stages._run import Output, held, now, run_stage
 from safetypin.stages._score_files import PROMPT_HASHES, sampled
 from safetypin.stages._sets import load_mask
 
@@ -96,29 +98,81 @@ def evaluate_files(
         other = load_model(reference, dtype=dtype, device=device)[0] if reference else None
         for part in parts.values():
             part.suite.check(loaded, tokenizer)
-        records = {}
-        for name, part in parts.items():
-            inputs = {
-                "model_id": identity,
-                "dtype": str(loaded.dtype),
-                "mask": chosen and chosen.fingerprint,
-                "suite": part.suite.inputs,
-                **({"reference_id": model_id(other)} if other else {}),
-            }
-            compute = partial(
-                _compute, part, loaded, tokenizer, chosen, reference=other, reporter=reporter
-            )
-            reporter.stage(name, part.suite.units)
-            records[name], _ = run_stage(
-                out / name, STAGES[name], inputs, compute, reporter=reporter
-            )
+        started, clock = now(), time.monotonic()
+        records, reused = _measure(
+            out,
+            parts,
+            loaded,
+            tokenizer,
+            identity=identity,
+            mask=chosen,
+            reference=other,
+            reporter=reporter,
+        )
         summary = summarise(records["evaluation"].result, judge_name, max_new_tokens)
         summary |= summarise_extras(records, extras)
         if judges:
             summary["judges"] = _compare(out, records, judge_name, judges, reporter)
         write_json(out / "summary.json", summary)
+        seconds = round(time.monotonic() - clock, 1)
+        run = describe_run(records, reused, {"started": started, "seconds": seconds})
+        write_evaluation(
+            out,
+            summary,
+            model={"name": model, "id": identity},
+            mask=chosen,
+            prompts=suite.prompts,
+            sources=sources,
+            settings=_settings(suite, extras, seed),
+            run=run,
+        )
         reporter.finish()
     return summary
+
+
+def _measure(
+    out: Path,
+    parts: Mapping[str, Part],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    identity: str,
+    mask: WeightMask | None,
+    reference: PreTrainedModel | None,
+    reporter: Reporter,
+) -> tuple[dict[str, RunRecord], dict[str, bool]]:
+    """Run every part that is not done; return their records, and whether each was there."""
+    records, reused = {}, {}
+    for name, part in parts.items():
+        inputs = {
+            "model_id": identity,
+            "dtype": str(model.dtype),
+            "mask": mask and mask.fingerprint,
+            "suite": part.suite.inputs,
+            **({"reference_id": model_id(reference)} if reference else {}),
+        }
+        compute = partial(
+            _compute, part, model, tokenizer, mask, reference=reference, reporter=reporter
+        )
+        reporter.stage(name, part.suite.units)
+        records[name], reused[name] = run_stage(
+            out / name, STAGES[name], inputs, compute, reporter=reporter
+        )
+    return records, reused
+
+
+def _settings(suite: Suite, extras: Extras, seed: int) -> dict[str, Any]:
+    """Return what the page lists: no suffix, which stay in the record of the attacks."""
+    own = {key: value for key, value in suite.inputs.items() if key not in ("prompts", "text")}
+    tasks = extras.zero_shot
+    return own | {
+        "seed": seed,
+        "attacks": [how.name for how in extras.attacks],
+        "zero_shot": list(tasks.tasks) if tasks else [],
+        "limit": tasks and tasks.limit,
+        "problems": extras.problems,
+        "also_judges": list(extras.also_judges),
+    }
 
 
 def _compute(
