@@ -8,6 +8,7 @@ from reading import Page, check_promises
 
 from safetypin.report import write_report
 
+pytest_plugins = ("browsing",)
 ATTACK = "<script>window.ran = true</script><img src=x onerror='window.ran = true'>"
 LONG_NAME = "organisation/" + "a-very-long-model-name-" * 8
 KINDS = {"contrast": example_contrast, "patch": example_patch, "guard": example_guard}
