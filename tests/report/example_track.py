@@ -48,6 +48,17 @@ DRIFT = {
 }  # fmt: skip
 
 
+def grid(num_layers: int, *names: str) -> dict[str, Any]:
+    """Return numbers of every matrix; one matrix has none."""
+    values: list[list[float | None]] = [
+        [0.1 + 0.8 * (layer + place) / (num_layers + len(MODULES)) for place in range(len(MODULES))]
+        for layer in range(num_layers)
+    ]
+    values[0][0] = None
+    layers = list(range(num_layers))
+    return {"layers": layers, "modules": list(MODULES), **dict.fromkeys(names, values)}
+
+
 def drift_row(
     step: int, group: str, measure: str, *, trainable: bool = True, scale: float = 1.0
 ) -> dict[str, Any]:
@@ -180,7 +191,11 @@ def overlaps(num_layers: int, control: bool) -> dict[str, Any]:
         for group, (share, floor, _) in shares.items()
         for layer in range(num_layers)
     ]
-    return {"rows": rows, "by_layer": by_layer}
+    maps = [
+        {**grid(num_layers, "share", "noise_share"), "group": group}
+        for group in ("critical", "top_safety", "top_utility")
+    ]
+    return {"rows": rows, "by_layer": by_layer, "maps": maps}
 
 
 FINDINGS = [
@@ -295,6 +310,15 @@ def example_track(*, num_layers: int = 30, control: bool = True, frozen: bool = 
             ],
             "histograms": [
                 histogram(score, group) for score in ("safety", "utility") for group in GROUPS
+            ],
+            "maps": [
+                {
+                    **grid(num_layers, "mean_before", "mean_after"),
+                    "group": group,
+                    "score": score,
+                }
+                for group in ("critical", "matched")
+                for score in ("safety", "utility")
             ],
             "notes": ["a set that was chosen for its high scores falls whenever it is scored anew"],
         },

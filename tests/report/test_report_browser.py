@@ -10,6 +10,7 @@ from safetypin.report import write_report
 ATTACK = "<script>window.ran = true</script><img src=x onerror='window.ran = true'>"
 
 pytestmark = pytest.mark.slow
+pytest_plugins = ("browsing",)
 
 LONG_NAME = "organisation/" + "a-very-long-model-name-" * 8
 

@@ -9,6 +9,7 @@ from reading import Page, check_promises
 
 from safetypin.report import write_report
 
+pytest_plugins = ("browsing",)
 ATTACK = "<script>window.ran = true</script><img src=x onerror='window.ran = true'>"
 LONG_NAME = "organisation/" + "a-very-long-model-name-" * 8
 KINDS = {

@@ -16,8 +16,11 @@ from safetypin.report._track_words import expected_gap
 OPTIONAL = {"settings", "kind"}
 PICTURES = {
     "drift-map", "drift-map-expected", "drift-relative-change", "drift-rms-units", "drift-steps",
-    "overlap", "overlap-layers", "rates", "scores-layers", "scores-safety-critical",
-    "scores-safety-matched",
+    "drift-steps-groups", "drift-steps-norm-ratio", "drift-steps-relative-change",
+    "drift-steps-row-cosine", "overlap", "overlap-layers", "overlap-map", "overlap-map-noise",
+    "rates", "scores-layers", "scores-map-after", "scores-map-before",
+    *(f"scores-{score}-{group.replace('_', '-')}" for score in ("safety", "utility")
+      for group in GROUPS),
 }  # fmt: skip
 
 

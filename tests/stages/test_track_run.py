@@ -13,7 +13,8 @@ from safetypin.artifacts import UserError, load
 from safetypin.stages import EVENTS_FILE, Reporter, read_set, track
 
 FILES = {
-    "metrics.json", "examples.json", "drift.parquet", "dynamics.parquet", "overlap.parquet",
+    "metrics.json", "examples.json", "drift.parquet", "dynamics.parquet", "histograms.parquet",
+    "overlap.parquet",
     "report.html",
 }  # fmt: skip
 
@@ -130,6 +131,61 @@ def test_the_tables_hold_every_part_of_the_model(finished):
     assert set(dynamics["score"].to_pylist()) == {"safety", "utility"}
     overlap = pq.read_table(out / "overlap.parquet")
     assert set(overlap["group"].to_pylist()) == {"critical", "top_safety", "top_utility"}
+    assert set(overlap["level"].to_pylist()) == {"all", "layer", "role", "matrix"}
+
+
+def test_histograms_count_every_weight_of_a_group_in_every_part(finished):
+    out, metrics, _ = finished
+    table = pq.read_table(out / "histograms.parquet").to_pylist()
+    assert {row["model"] for row in table} == {"tuned", "noise"}
+    assert {row["score"] for row in table} == {"safety", "utility"}
+    sizes = {group["group"]: group["num_selected"] for group in metrics["groups"]}
+    whole = [row for row in table if row["layer"] is None and row["role"] is None]
+    assert {row["group"] for row in whole} == set(sizes)
+    for row in whole:
+        for when in ("before", "after"):
+            if row["model"] == "tuned":
+                assert sum(row[when]) + row[f"zeros_{when}"] == sizes[row["group"]]
+
+
+def test_maps_of_scores_and_overlap_are_those_of_the_matrices(finished):
+    out, metrics, _ = finished
+    scores = next(m for m in metrics["dynamics"]["maps"] if m["score"] == "safety")
+    overlap = next(m for m in metrics["overlap"]["maps"] if m["group"] == "critical")
+    for found, file, name, wanted in (
+        (scores, "dynamics", "mean_before", {"model": "tuned", "score": "safety"}),
+        (overlap, "overlap", "share", {}),
+    ):
+        wanted = wanted | {"level": "matrix", "group": "critical"}
+        rows = [
+            row
+            for row in pq.read_table(out / f"{file}.parquet").to_pylist()
+            if wanted.items() <= row.items()
+        ]
+        values = {(r["layer"], r["role"].rpartition(".")[2]): r[name] for r in rows}
+        assert values
+        for layer, line in zip(found["layers"], found[name], strict=True):
+            for module, value in zip(found["modules"], line, strict=True):
+                assert value == values.get((layer, module))
+    for name in ("scores-map-before", "scores-map-after", "overlap-map", "scores-utility-critical"):
+        assert (out / "figures" / f"{name}.png").exists()
+
+
+def test_the_tops_can_be_wider_than_the_shares_of_the_set(finished, place, tmp_path):
+    _, narrow, _ = finished
+    wide = track(settings(place, top=0.3), tmp_path / "wide")
+    found = {
+        name: {group["group"]: group for group in metrics["groups"]}
+        for name, metrics in (("narrow", narrow), ("wide", wide))
+    }
+    for group in ("top_safety", "top_utility"):
+        assert found["wide"][group]["fraction"] == pytest.approx(0.3, abs=0.01)
+        assert found["narrow"][group]["fraction"] < 0.3
+    same = [found[name]["critical"]["fingerprint"] for name in ("narrow", "wide")]
+    assert same[0] == same[1]
+    assert wide["set"]["top"] == 0.3
+    rows = {row["group"]: row for row in wide["overlap"]["rows"]}
+    assert rows["top_safety"]["num_after"] == found["wide"]["top_safety"]["num_selected"]
 
 
 def test_the_outcome_is_measured_here_where_nobody_did(finished):
@@ -188,7 +244,8 @@ def test_a_run_of_tune_says_its_reference_its_set_and_its_outcome(tuned, place, 
     held = load(tuned / "set")
     assert metrics["groups"][0]["fingerprint"] == held.fingerprint
     assert metrics["set"] | {"name": None} == {
-        "source": "tune", "path": str(tuned), "name": None, "q": 0.01, "p": 0.01, "group": "matrix",
+        "source": "tune", "path": str(tuned), "name": None, "q": 0.01, "p": 0.01, "top": None,
+        "group": "matrix",
     }  # fmt: skip
 
 

@@ -56,6 +56,25 @@ def test_a_gate_compares_one_number(text, held):
     assert holds(text) is held
 
 
+@pytest.mark.parametrize(
+    ("text", "changes", "interval"),
+    [
+        ("asr<=0.1", {"after": {"asr": {"value": 0.1, "interval": (0.02, 0.3)}}}, [0.02, 0.3]),
+        ("asr_rise<0", {"paired": {"asr": {"value": -0.2, "interval": (-0.4, 0)}}}, [-0.4, 0]),
+        (
+            "perplexity_ratio<2",
+            {"paired": {"perplexity_ratio": {"value": 1.1, "interval": (1.0, 1.2)}}},
+            [1.0, 1.2],
+        ),
+        ("perplexity<20", {}, None),
+        # that of the change is not that of the loss
+        ("task_loss<2", {"paired": {"task": {"value": 0.1, "interval": (0, 1)}}}, None),
+    ],
+)
+def test_a_gate_tells_the_interval_of_its_number(text, changes, interval):
+    assert judge_gate(parse_gate(text), metrics(**changes))["interval"] == interval
+
+
 def test_every_gauge_is_in_the_cases_above_and_finds_its_number():
     for name in GAUGES:
         found = judge_gate(parse_gate(f"{name}<=1"), metrics())
@@ -71,6 +90,7 @@ def test_what_metrics_says_of_a_gate():
         "limit": 0.05,
         "value": 0.1,
         "holds": False,
+        "interval": None,
         "why": None,
     }
 

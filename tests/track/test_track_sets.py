@@ -110,7 +110,7 @@ def test_old_and_new_sets_are_compared_though_the_tuned_model_is_another(model):
     places = [(row.layer, row.role) for row in table.rows]
     assert places[:3] == [(None, None), (0, None), (1, None)]
     assert (None, "self_attn.q_proj") in places
-    assert len(places) == 1 + 2 + 7
+    assert len(places) == 1 + 2 + 7 + 14
 
 
 def test_a_set_that_stayed_overlaps_wholly_and_chance_says_little(model):

@@ -48,7 +48,10 @@ def numbers(text: str | None) -> tuple[float, ...] | None:
     try:
         return tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError as error:
-        raise typer.BadParameter(f"{text!r} is no list of numbers such as 0.01,0.02") from error
+        hint = "; write 3% as 0.03" if "%" in text else ""
+        raise typer.BadParameter(
+            f"{text!r} is no list of numbers such as 0.01,0.02{hint}"
+        ) from error
 
 
 def names(text: str | None) -> tuple[str, ...] | None:

@@ -56,6 +56,7 @@ def track(
     any_model: Annotated[bool | None, _switch("--any-model", "Use a set of another model of the same shape.", SETS)] = None,
     q: Annotated[float | None, _option("Share of the safety top: 0.01 is 1 %; that of the given set, else 0.01.", SETS)] = None,
     p: Annotated[float | None, _option("Share of the utility top; the same as q.", SETS)] = None,
+    top: Annotated[float | None, _option("Share of the tops of safety and of utility that are followed beside the set; q and p where none is given.", SETS)] = None,
     group: Annotated[str | None, _option("Take tops in each row, matrix, layer or model.", SETS)] = None,
     num_permutations: Annotated[int | None, _option("Reorderings behind each p-value; 999.", SETS)] = None,
     control: Annotated[str | None, _option("A run that held nothing, for the overlap: as RUN.", SCORES)] = None,

@@ -170,8 +170,18 @@ def show_tuning(metrics: Mapping[str, Any], console: Console) -> None:
         console.print(Text(f"the tuned model is destroyed: {why}", style="bold"))
     for gate in metrics["gates"]:
         mark = "holds" if gate["holds"] else "does not hold"
-        found = f"n/a, {gate['why']}" if gate["value"] is None else f"{gate['value']:.4g}"
-        console.print(Text(f"gate {gate['gate']}: {mark} ({found})"), soft_wrap=True)
+        console.print(Text(f"gate {gate['gate']}: {mark} ({_found(gate)})"), soft_wrap=True)
+
+
+def _found(gate: Mapping[str, Any]) -> str:
+    """Return the number of a gate, its interval, and the limit."""
+    if gate["value"] is None:
+        return f"n/a, {gate['why']}"
+    shown = f"{gate['value']:.4g}"
+    if gate["interval"] is not None:
+        low, high = gate["interval"]
+        shown += f", 95 % interval {low:.4g} to {high:.4g}"
+    return f"{shown}; limit {gate['limit']:g}"
 
 
 def _rows(metrics: Mapping[str, Any]) -> list[tuple[str, ...]]:

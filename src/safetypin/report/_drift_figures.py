@@ -1,23 +1,29 @@
 """The figures of a track that show drift: over the steps, by group, by layer and module."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from safetypin.report import _words
+from safetypin.report._map_metrics import DriftMap
 from safetypin.report._maps import map_picture
 from safetypin.report._picture import Picture
 from safetypin.report._style import GRID, INK, SOFT, STRONG, light_grid
-from safetypin.report._track_metrics import (
-    Drift,
-    DriftMap,
-    TrackMetrics,
-)
+from safetypin.report._track_metrics import Drift, TrackMetrics
 
 MAIN = "rms_units"
 PAPERS = "relative_change"
+# the measures that are drawn over the steps, and how their axis is called
+CURVES = {
+    MAIN: "mean |change| / RMS weight",
+    "norm_ratio": "norm of change / of weights",
+    "row_cosine": "cosine of rows",
+    PAPERS: "mean |change| / |weight|",
+}
+UNCHANGED = {"row_cosine": 1.0}  # what a measure is before any step, where not 0
 # marker and line of every group; the one in question alone has the strong colour
 LOOKS: dict[str, tuple[str, str | tuple[int, tuple[int, ...]]]] = {
     "critical": ("o", "-"),
@@ -33,11 +39,12 @@ def colour_of(group: str) -> str:
     return STRONG if group == "critical" else SOFT
 
 
-def curve_picture(metrics: TrackMetrics) -> Picture:
-    """Return the drift of every group over the steps, from 0 at the start."""
+def curve_picture(metrics: TrackMetrics, measure: str = MAIN) -> Picture:
+    """Return one measure of every group over the steps, from that of no change at the start."""
     groups = [group.group for group in metrics.groups]
-    rows = {group: _rows(metrics, group, MAIN) for group in groups}
-    banded = banded_group(metrics)
+    rows = {group: _rows(metrics, group, measure) for group in groups}
+    banded = banded_group(metrics) if measure == MAIN else None
+    start = UNCHANGED.get(measure, 0.0)
 
     def draw(figure: Figure) -> None:
         axes = figure.add_axes((0.13, 0.165, 0.845, 0.805))
@@ -45,7 +52,7 @@ def curve_picture(metrics: TrackMetrics) -> Picture:
         for group in sorted(groups, key=lambda group: group == "critical"):
             found = [row for row in rows[group] if row.value is not None]
             steps = [0, *(row.step for row in found)]
-            values = [0.0, *(row.value or 0.0 for row in found)]
+            values = [start, *(row.value or 0.0 for row in found)]
             marker, line = LOOKS[group]
             colour, width = colour_of(group), 1.6 if group == "critical" else 0.9
             axes.plot(
@@ -54,20 +61,67 @@ def curve_picture(metrics: TrackMetrics) -> Picture:
             )  # fmt: skip
         if banded is not None:
             _band(axes, rows[banded], colour_of(banded))
-        axes.set_ylim(bottom=0)
+        if not start:
+            axes.set_ylim(bottom=0)
         axes.set_xlim(left=0)
         axes.set_xlabel("step")
-        axes.set_ylabel("mean |change| / RMS weight")
+        axes.set_ylabel(CURVES[measure])
         axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
 
     return Picture(
-        name="drift-steps",
-        title="Drift of every group over the training steps; the numbers are in the tables below",
+        name="drift-steps" if measure == MAIN else f"drift-steps-{measure.replace('_', '-')}",
+        title="Drift of every group over the training steps; the numbers are in drift.parquet",
         width=4.8,
         height=3.2,
         draw=draw,
     )
+
+
+def spread_picture(metrics: TrackMetrics) -> Picture:
+    """Return the drift of each group in a panel of its own, with spread and expectation."""
+    groups = [group.group for group in metrics.groups]
+    rows = {group: _rows(metrics, group, MAIN) for group in groups}
+    width = 1.0 + 1.5 * len(groups)
+
+    def draw(figure: Figure) -> None:
+        shared: Axes | None = None
+        for place, group in enumerate(groups):
+            box = ((0.75 + 1.5 * place) / width, 0.2, 1.32 / width, 0.66)
+            axes = figure.add_axes(box, sharex=shared, sharey=shared)
+            light_grid(axes)
+            _panel(axes, rows[group], colour_of(group))
+            axes.set_title(_words.ARMS[group], fontsize=8.5)
+            axes.tick_params(labelleft=not place)
+            if shared is None:
+                shared = axes
+                axes.set_ylabel(CURVES[MAIN])
+                axes.set_xlabel("step")
+        assert shared is not None
+        shared.set_ylim(bottom=0)
+        shared.set_xlim(left=0)
+        shared.xaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
+        shared.yaxis.set_major_locator(MaxNLocator(nbins=5))
+
+    return Picture(
+        name="drift-steps-groups",
+        title="Drift of each group over the training steps, with its standard deviation over the "
+        "weight matrices and what was expected; the numbers are in drift.parquet",
+        width=width,
+        height=2.3,
+        draw=draw,
+    )
+
+
+def _panel(axes: Axes, rows: Sequence[Drift], colour: str) -> None:
+    looks: dict[str, dict[str, Any]] = {
+        "value": {"color": colour, "linewidth": 1.3, "marker": "o", "markersize": 3},
+        "expected": {"color": INK, "linewidth": 0.9, "linestyle": (0, (2, 1.5))},
+    }
+    for name, look in looks.items():
+        found = [(row.step, value) for row in rows if (value := getattr(row, name)) is not None]
+        axes.plot([0, *(step for step, _ in found)], [0.0, *(y for _, y in found)], **look)
+    _band(axes, rows, colour)
 
 
 def banded_group(metrics: TrackMetrics) -> str | None:

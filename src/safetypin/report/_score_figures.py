@@ -9,6 +9,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 
 from safetypin.report import _words
 from safetypin.report._drift_figures import colour_of
+from safetypin.report._map_metrics import OverlapMap, ScoreMap, Values
+from safetypin.report._maps import map_picture
 from safetypin.report._picture import Picture
 from safetypin.report._style import GRID, INK, PAPER, SOFT, STRONG, light_grid
 from safetypin.report._track_metrics import Histogram, LayerDynamics, LayerOverlap, Overlap
@@ -171,3 +173,46 @@ def _layers_picture(
         axes.set_xlabel("layer")
 
     return Picture(name=name, title=title, width=width, height=2.7, draw=draw)
+
+
+def score_map_pictures(found: ScoreMap) -> list[Picture]:
+    """Return the mean score of a group in every matrix before and after, on one scale."""
+    grids = {"before": found.mean_before, "after": found.mean_after}
+    top = _highest(*grids.values())
+    return [
+        map_picture(
+            f"scores-map-{when}",
+            f"Mean {found.score} score of {_words.ARMS[found.group]} {when} the training, by layer "
+            "and module; the numbers are in dynamics.parquet",
+            found.layers,
+            found.modules,
+            grid,
+            spelt=_words.figures,
+            top=top,
+        )
+        for when, grid in grids.items()
+    ]
+
+
+def overlap_map_pictures(found: OverlapMap) -> list[Picture]:
+    """Return the share of the old set in the new one by matrix, and without a training."""
+    grids = {"": found.share, "-noise": found.noise_share}
+    about = {"": "after the training", "-noise": "of two halves of the prompts, with no training"}
+    return [
+        map_picture(
+            f"overlap-map{name}",
+            f"Share of {_words.ARMS[found.group]} that is in the set made anew, {about[name]}, by "
+            "layer and module; the numbers are in overlap.parquet",
+            found.layers,
+            found.modules,
+            grid,
+            spelt=_words.share,
+            top=1.0,
+        )
+        for name, grid in grids.items()
+    ]
+
+
+def _highest(*grids: Values) -> float:
+    values = [value for grid in grids for row in grid for value in row if value is not None]
+    return max(values, default=0.0) or 1.0

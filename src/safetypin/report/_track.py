@@ -1,30 +1,15 @@
 """The page of a track, and its figures as files."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from safetypin.report import _track_words
-from safetypin.report._drift_figures import (
-    MAIN,
-    PAPERS,
-    banded_group,
-    curve_picture,
-    group_picture,
-    map_pictures,
-    shown_map,
-)
+from safetypin.report._drift_figures import MAIN, PAPERS, banded_group, shown_map
 from safetypin.report._examples import Examples
 from safetypin.report._html import answers, render, write_page
 from safetypin.report._picture import Picture
 from safetypin.report._read import read, read_examples
-from safetypin.report._score_figures import (
-    drop_layers_picture,
-    histogram_picture,
-    overlap_layers_picture,
-    overlap_picture,
-)
 from safetypin.report._track_metrics import TrackMetrics
-from safetypin.report._tune_figures import rates_picture
+from safetypin.report._track_pictures import pictures
 from safetypin.report._tune_words import rows
 
 FIGURES_FOLDER = "figures"
@@ -79,29 +64,3 @@ def track_page(metrics: TrackMetrics, examples: Examples | None, drawn: dict[str
         main=MAIN,
         papers=PAPERS,
     )
-
-
-def pictures(metrics: TrackMetrics) -> Iterator[tuple[str, Picture]]:
-    """Yield every figure of the page by the name that the template knows it by."""
-    yield "rates", rates_picture(metrics.outcome.before, metrics.outcome.after)
-    yield "steps", curve_picture(metrics)
-    for measure in (MAIN, PAPERS):
-        yield measure, group_picture(metrics, measure)
-    if found := shown_map(metrics):
-        yield from zip(("map", "map_expected"), map_pictures(found), strict=True)
-    if metrics.dynamics:
-        for histogram in metrics.dynamics.histograms:
-            shown = histogram.score == "safety" and histogram.group in ("critical", "matched")
-            if shown and histogram.edges:
-                yield f"histogram_{histogram.group}", histogram_picture(histogram)
-        layers = [
-            row
-            for row in metrics.dynamics.by_layer
-            if row.model == "tuned" and row.score == "safety"
-        ]
-        if layers:
-            yield "drops", drop_layers_picture(layers)
-    if metrics.overlap:
-        yield "overlap", overlap_picture(metrics.overlap.rows)
-        if parts := [row for row in metrics.overlap.by_layer if row.group == "critical"]:
-            yield "overlap_layers", overlap_layers_picture(parts)

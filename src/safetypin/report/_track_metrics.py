@@ -4,11 +4,10 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from safetypin.report._map_metrics import DriftMap, OverlapMap, ScoreMap
 from safetypin.report._metrics import Grid, Interval, Judge, Part, Prompts, Run
 from safetypin.report._metrics import Model as Reference
 from safetypin.report._tune_metrics import Paired, Side
-
-Values = list[list[float | None]]
 
 
 class Trained(Part):
@@ -38,6 +37,7 @@ class ChosenSet(Part):
     name: str
     q: float
     p: float
+    top: float | None = None
     group: str
 
 
@@ -88,24 +88,6 @@ class RoleDrift(Drift):
     """The same in the matrices of one role, at the last checkpoint."""
 
     role: str
-
-
-class DriftMap(Part):
-    """Drift of one group in every matrix, in units of its RMS weight: `value[layer][module]`."""
-
-    group: str
-    layers: list[int]
-    modules: list[str]
-    value: Values
-    expected: Values
-
-    @model_validator(mode="after")
-    def _is_a_grid(self) -> "DriftMap":
-        height, width = len(self.layers), len(self.modules)
-        for name, grid in (("value", self.value), ("expected", self.expected)):
-            if [len(row) for row in grid] != [width] * height:
-                raise ValueError(f"{name} must have {height} rows of {width} modules")
-        return self
 
 
 class Drifts(Part):
@@ -209,6 +191,7 @@ class AllDynamics(Part):
     rows: list[Dynamics]
     by_layer: list[LayerDynamics]
     histograms: list[Histogram]
+    maps: list[ScoreMap] = Field(default_factory=list)
     notes: list[str]
 
     def row(self, group: str, *, model: str = "tuned", score: str = "safety") -> Dynamics | None:
@@ -251,6 +234,7 @@ class Overlaps(Part):
 
     rows: list[Overlap]
     by_layer: list[LayerOverlap]
+    maps: list[OverlapMap] = Field(default_factory=list)
 
 
 class Outcome(Part):

@@ -124,6 +124,7 @@ class Gate(Part):
 
     gate: str
     value: float | None
+    interval: Interval | None = None
     holds: bool
     why: str | None = None
 

@@ -121,6 +121,16 @@ def _limit(text: str, number: str, kind: Kind) -> float:
     return limit
 
 
+def _interval(name: str, metrics: Mapping[str, Any]) -> list[float] | None:
+    """Return the 95 % interval of a gate's number, where one was measured."""
+    *above, last = GAUGES[name].path
+    found: Any = metrics
+    for key in above if last == "value" else ("paired", last):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    ends = found.get("interval") if isinstance(found, Mapping) else None
+    return None if ends is None else list(ends)
+
+
 def judge_gate(gate: Gate, metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Return the gate's part of metrics.json; a value that is n/a never holds."""
     value: Any = metrics
@@ -133,6 +143,7 @@ def judge_gate(gate: Gate, metrics: Mapping[str, Any]) -> dict[str, Any]:
         "operator": gate.operator,
         "limit": gate.limit,
         "value": value,
+        "interval": _interval(gate.name, metrics),
         "holds": holds,
         "why": _why_missing(gate.name, metrics) if value is None else None,
     }

@@ -28,7 +28,7 @@ BASIS = ("rotation", "layers", "basis_counted")
 COEFFICIENTS = ("importance", "keep_ratio", "keep_group", "form")
 SCORES = ("method", "counted", "reduction", "score_batch_size", "targets", "keep_scores")
 CALIBRATION = ("safety", "utility", "num_safety", "num_utility")
-SHARES = ("group", "q", "p")
+SHARES = ("group", "q", "p", "top")
 EVALUATION = (
     "attack", "harmless", "borderline", "text", "num_attack", "num_harmless", "num_borderline",
     "num_text", "window", "max_degenerate", "allow_shared_prompts",

@@ -154,6 +154,7 @@ class _Tracking:
             "model_id": subject.identity,
             "given": given and fingerprints(given.masks),
             "shares": shares,
+            **({} if config.top is None else {"top": config.top}),
             "group": config.group,
             "seed": config.seed,
             "scores": scores and scores.inputs,

@@ -20,8 +20,9 @@ class TrackConfig(BaseModel):
     """Every value of a tracking run.
 
     Shares are fractions in [0, 1]: 1 % is 0.01. `q` None is that of the given set, else 1 %; `p`
-    None is the given set's where `q` is, else the same as q. `reference` None is the model that the
-    run of `safetypin tune` began with.
+    None is the given set's where `q` is, else the same as q. `top` None cuts the tops of safety and
+    of utility, which are followed beside the critical set, at q and at p. `reference` None is the
+    model that the run of `safetypin tune` began with.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -41,6 +42,7 @@ class TrackConfig(BaseModel):
 
     q: float | None = None
     p: float | None = None
+    top: float | None = None
     group: str = "matrix"
     num_permutations: int = Field(default=999, ge=1)
 
@@ -83,7 +85,7 @@ class TrackConfig(BaseModel):
         check_method(self.method)
         check_choice("counted", self.counted, COUNTED)
         check_choice("group", self.group, GROUPS)
-        for name, share in {"q": self.q, "p": self.p}.items():
+        for name, share in {"q": self.q, "p": self.p, "top": self.top}.items():
             if share is not None:
                 check_share(name, share)
         if self.set is not None and self.groups is None:

@@ -179,11 +179,12 @@ def make_groups(
     files, notes = [], list[str]()
     if scores is not None:
         for place, prefix in enumerate(PREFIXES):
-            tops = [
-                top_fraction(scores[kind][place], share, group=config.group)
-                for kind, share in zip(SCORED, shares_of(config, given), strict=True)
-            ]
-            scored = critical_and_tops(*tops)
+            scored = critical_and_tops(
+                *(
+                    cut(scores[kind][place], share, config.top, config.group)
+                    for kind, share in zip(SCORED, shares_of(config, given), strict=True)
+                )
+            )
             files += _write(folder, {f"{prefix}-{name}": mask for name, mask in scored.items()})
             if prefix == PREFIXES[0]:
                 if given:
@@ -223,9 +224,27 @@ def _write(folder: Path, masks: Mapping[str, WeightMask]) -> list[str]:
     return [mask_file(name) for name in masks]
 
 
-def critical_and_tops(safety: WeightMask, utility: WeightMask) -> dict[str, WeightMask]:
-    """Return the three sets that are compared, from the two tops."""
-    return {"critical": safety - utility, "top_safety": safety, "top_utility": utility}
+@dataclasses.dataclass(frozen=True)
+class Tops:
+    """The top of one score at the share of the critical set, and as it is followed by itself."""
+
+    share: WeightMask
+    followed: WeightMask
+
+
+def cut(scores: WeightScores, share: float, top: float | None, group: str) -> Tops:
+    """Return the top of one score at `share`, and at `top` where that is given."""
+    at_share = top_fraction(scores, share, group=group)
+    return Tops(at_share, at_share if top is None else top_fraction(scores, top, group=group))
+
+
+def critical_and_tops(safety: Tops, utility: Tops) -> dict[str, WeightMask]:
+    """Return the three sets that are compared, from the tops of the two scores."""
+    return {
+        "critical": safety.share - utility.share,
+        "top_safety": safety.followed,
+        "top_utility": utility.followed,
+    }
 
 
 def read_groups(folder: Path) -> dict[str, WeightMask]:

@@ -14,19 +14,19 @@ from safetypin.artifacts import (
     write_scores,
 )
 from safetypin.scores import merge
-from safetypin.select import top_fraction
 from safetypin.stages._progress import Reporter
 from safetypin.stages._run import Output
 from safetypin.stages._score import Scoring, score
 from safetypin.stages._sets import mask_file
 from safetypin.stages._subject import SCORED, Subject
-from safetypin.stages._track_groups import SETS, critical_and_tops, read_sets_of
+from safetypin.stages._track_groups import SETS, critical_and_tops, cut, read_sets_of
 from safetypin.stages._track_tables import Row, read_table, write_table
 from safetypin.track import DynamicsTable, score_dynamics, set_overlaps
 
 PARTS = ("half-0.safetensors", "half-1.safetensors")
 DYNAMICS_FILE = "dynamics.parquet"
 OVERLAP_FILE = "overlap.parquet"
+HISTOGRAMS_FILE = "histograms.parquet"
 UNITS_PER_SCORE = 2e-5  # to compare one with another, against one generated token
 
 
@@ -65,7 +65,8 @@ class Rescoring:
             scored on the same tokens.
         before: Folders of the reference's scores.
         how: How weights are scored.
-        shares: Of the safety and of the utility top.
+        shares: Of the safety and of the utility top that the critical set is made of.
+        top: Of the tops that are followed by themselves; the same shares where None.
         groups: Sets of the reference to follow.
     """
 
@@ -73,6 +74,7 @@ class Rescoring:
     before: Mapping[str, Path]
     how: Mapping[str, Scoring]
     shares: Mapping[str, float]
+    top: float | None
     groups: Mapping[str, WeightMask]
 
 
@@ -82,7 +84,7 @@ def rescore(folder: Path, subject: Subject, task: Rescoring, reporter: Reporter)
     Both scores are never on the disk at once with those of the reference: each is compared and
     cut while it is in memory.
     """
-    tops, rows, result = {}, list[Row](), dict[str, Any]()
+    tops, rows, counts, result = {}, list[Row](), list[Row](), dict[str, Any]()
     for name in SCORED:
         before = read_whole(task.before[name])
         after = score(
@@ -91,16 +93,18 @@ def rescore(folder: Path, subject: Subject, task: Rescoring, reporter: Reporter)
         # the same prompts, which the halves before are called by otherwise
         after = dataclasses.replace(after, prompts_id=before.prompts_id)
         group = task.how[name].group
-        tops[name] = top_fraction(after, task.shares[name], group=group)
+        tops[name] = cut(after, task.shares[name], task.top, group)
         table = score_dynamics(before, after, task.groups, progress=_telling(reporter))
         rows += _named(table, name)
+        counts += _histograms(table, name)
         result[name] = _about(table)
     masks = critical_and_tops(tops["safety"], tops["utility"])
     for name, mask in masks.items():
         write_mask(folder / mask_file(f"after-{name}"), mask)
     write_table(folder / DYNAMICS_FILE, rows)
+    write_table(folder / HISTOGRAMS_FILE, counts)
     files = [mask_file(f"after-{name}") for name in masks]
-    return Output({"dynamics": result}, [DYNAMICS_FILE, *files])
+    return Output({"dynamics": result}, [DYNAMICS_FILE, HISTOGRAMS_FILE, *files])
 
 
 def measure_noise(
@@ -116,13 +120,15 @@ def measure_noise(
     """
     sets = read_sets_of(halves, "half-0")
     sets |= {name: mask for name, mask in groups.items() if name not in sets}
-    rows, result = list[Row](), dict[str, Any]()
+    rows, counts, result = list[Row](), list[Row](), dict[str, Any]()
     for name in SCORED:
         table = score_dynamics(*read_parts(before[name]), sets, progress=_telling(reporter))
         rows += _named(table, name)
+        counts += _histograms(table, name)
         result[name] = _about(table)
     write_table(folder / DYNAMICS_FILE, rows)
-    return Output({"dynamics": result}, [DYNAMICS_FILE])
+    write_table(folder / HISTOGRAMS_FILE, counts)
+    return Output({"dynamics": result}, [DYNAMICS_FILE, HISTOGRAMS_FILE])
 
 
 def _telling(reporter: Reporter) -> Callable[[int], None]:
@@ -138,6 +144,11 @@ def _named(table: DynamicsTable, score_name: str) -> list[Row]:
     return [{"score": score_name, **row} for row in table.to_rows()]
 
 
+def _histograms(table: DynamicsTable, score_name: str) -> list[Row]:
+    """Return the histograms of every group, in all and in every part of the model."""
+    return [{"score": score_name, **one.to_json()} for one in table.histograms]
+
+
 def _about(table: DynamicsTable) -> dict[str, Any]:
     """Return the histograms over the whole model, and what must be said."""
     whole = [one.to_json() for one in table.histograms if one.layer is None and one.role is None]
@@ -147,6 +158,12 @@ def _about(table: DynamicsTable) -> dict[str, Any]:
 def read_dynamics(folder: Path) -> list[Row]:
     """Return the rows of a stage that compared scores."""
     return read_table(folder / DYNAMICS_FILE)
+
+
+def read_histograms(folder: Path) -> list[Row]:
+    """Return the histograms of such a stage; none where an older version made it."""
+    path = folder / HISTOGRAMS_FILE
+    return read_table(path) if path.exists() else []
 
 
 def compare_sets(folder: Path, groups: Path, tuned: Path, control: Path | None) -> Output:

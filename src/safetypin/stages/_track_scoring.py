@@ -110,6 +110,7 @@ class TrackScores:
             before=self._folders,
             how=self._how,
             shares=self._shares,
+            top=self._config.top,
             groups=groups,
         )
 
@@ -140,6 +141,7 @@ class TrackScores:
         return {
             **self._noise_inputs(groups),
             "shares": self._shares,
+            **({} if self._config.top is None else {"top": self._config.top}),
             "checkpoint": weights_hash(source.final),
         }
 

@@ -39,7 +39,7 @@ def read_table(path: Path) -> list[Row]:
     return rows
 
 
-def _kind(values: Sequence[object]) -> pa.DataType:
+def _kind(values: Sequence[Any]) -> pa.DataType:
     known = [value for value in values if value is not None]
     if known and all(isinstance(value, bool) for value in known):
         return pa.bool_()
@@ -47,6 +47,6 @@ def _kind(values: Sequence[object]) -> pa.DataType:
         return pa.int64()
     if known and isinstance(known[0], str):
         return pa.string()
-    if known and isinstance(known[0], list):
-        return pa.list_(pa.float64())
+    if known and isinstance(known[0], list | tuple):
+        return pa.list_(_kind([item for value in known for item in value]))
     return pa.float64()

@@ -1,12 +1,12 @@
 """metrics.json, examples.json, the tables and the report of a track, from its stages."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from safetypin.artifacts import PromptSet, RunRecord, read_json, write_json
+from safetypin.artifacts import PromptSet, read_json, write_json
 from safetypin.report import write_track_report
 from safetypin.stages._describe import describe_judge, describe_prompts, example_rows
 from safetypin.stages._series import Series
@@ -15,7 +15,14 @@ from safetypin.stages._track_drift import DRIFT_FILE, read_drift
 from safetypin.stages._track_findings import MEASURE, findings
 from safetypin.stages._track_groups import Given, name_of, shares_of
 from safetypin.stages._track_intervals import with_intervals
-from safetypin.stages._track_scores import DYNAMICS_FILE, OVERLAP_FILE, read_dynamics
+from safetypin.stages._track_maps import drift_maps, overlap_maps, score_maps
+from safetypin.stages._track_scores import (
+    DYNAMICS_FILE,
+    HISTOGRAMS_FILE,
+    OVERLAP_FILE,
+    read_dynamics,
+    read_histograms,
+)
 from safetypin.stages._track_source import Source
 from safetypin.stages._track_tables import Row, read_table, write_table
 from safetypin.stages._tune_metrics import compared
@@ -68,20 +75,26 @@ def write_all(run: Finished) -> dict[str, Any]:
     write_table(run.out / DRIFT_FILE, drift_rows)
     dynamics_rows, overlap_rows = list[Row](), list[Row]()
     if run.config.rescore:
-        dynamics_rows = [
-            {"model": model, **row}
-            for stage, model in MODELS.items()
-            if stage in run.series.records
-            for row in read_dynamics(run.out / stage)
-        ]
+        dynamics_rows = _of_models(run, read_dynamics)
         overlap_rows = read_table(run.out / "overlap" / OVERLAP_FILE)
         write_table(run.out / DYNAMICS_FILE, dynamics_rows)
         write_table(run.out / OVERLAP_FILE, overlap_rows)
+        write_table(run.out / HISTOGRAMS_FILE, _of_models(run, read_histograms))
     metrics = _metrics(run, drift_rows, dynamics_rows, overlap_rows)
     write_json(run.out / "metrics.json", metrics)
     write_json(run.out / "examples.json", {"rows": _examples(run)})
     write_track_report(run.out)
     return metrics
+
+
+def _of_models(run: Finished, read: Callable[[Path], list[Row]]) -> list[Row]:
+    """Return the rows of every stage that compared scores, with what it compared."""
+    return [
+        {"model": model, **row}
+        for stage, model in MODELS.items()
+        if stage in run.series.records
+        for row in read(run.out / stage)
+    ]
 
 
 def _metrics(
@@ -109,13 +122,14 @@ def _metrics(
             "name": name_of(run.given, shares),
             "q": shares[0],
             "p": shares[1],
+            "top": config.top,
             "group": config.group,
         },
         "groups": _groups(run, drift_rows),
         "drift": _drift(run, drift_rows),
         "scores": _scores(run),
         "dynamics": _dynamics(run, dynamics_rows),
-        "overlap": _overlap(overlap_rows),
+        "overlap": _overlap(run, overlap_rows),
         "outcome": _outcome(run),
     }
     metrics.setdefault("control", None)
@@ -190,34 +204,18 @@ def _drift(run: Finished, rows: list[Row]) -> dict[str, Any]:
             for row in last
             if row["level"] == "role"
         ],
-        "maps": _maps(run.series.records["groups"], last),
+        "maps": drift_maps(_where(run), last),
     }
+
+
+def _where(run: Finished) -> dict[str, Any]:
+    """Return the grid of layers and modules of every group."""
+    groups = run.series.records["groups"].result["groups"]
+    return {name: about["where"] for name, about in groups.items()}
 
 
 def _without_place(row: Row) -> Row:
     return {key: value for key, value in row.items() if key not in PLACE}
-
-
-def _maps(groups: RunRecord, rows: list[Row]) -> list[dict[str, Any]]:
-    """Return for every group the drift of each matrix, and what was expected there."""
-    places = {
-        (row["group"], row["layer"], row["role"].rpartition(".")[2]): row
-        for row in rows
-        if row["level"] == "matrix" and row["measure"] == MEASURE
-    }
-    maps = []
-    for group, about in groups.result["groups"].items():
-        layers, modules = about["where"]["layers"], about["where"]["modules"]
-
-        def grid(key: str, group: str = group, layers: Any = layers, modules: Any = modules) -> Any:  # noqa: ANN401
-            return [
-                [places.get((group, layer, module), {}).get(key) for module in modules]
-                for layer in layers
-            ]
-
-        found = {key: grid(key) for key in ("value", "expected", "num_weights", "num_trainable")}
-        maps.append({"group": group, "layers": layers, "modules": modules, **found})
-    return maps
 
 
 def _scores(run: Finished) -> dict[str, Any] | None:
@@ -249,13 +247,14 @@ def _dynamics(run: Finished, rows: list[Row]) -> dict[str, Any] | None:
             for score, found in about["tuned"].items()
             for histogram in found["histograms"]
         ],
+        "maps": score_maps(_where(run), rows),
         "notes": list(
             dict.fromkeys(note for found in about["tuned"].values() for note in found["notes"])
         ),
     }
 
 
-def _overlap(rows: Sequence[Row]) -> dict[str, Any] | None:
+def _overlap(run: Finished, rows: Sequence[Row]) -> dict[str, Any] | None:
     if not rows:
         return None
     keys = ("group", "layer", "share", "jaccard", "chance_share", "chance_jaccard",
@@ -263,6 +262,7 @@ def _overlap(rows: Sequence[Row]) -> dict[str, Any] | None:
     return {
         "rows": [_without_place(row) for row in rows if row["level"] == "all"],
         "by_layer": [{key: row[key] for key in keys} for row in rows if row["level"] == "layer"],
+        "maps": overlap_maps(_where(run), rows),
     }
 
 

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from safetypin.artifacts import ArtifactMismatchError, UserError, WeightMask
-from safetypin.select import Overlap, overlap, overlap_by_layer, overlap_by_role
+from safetypin.select import Overlap, overlap, overlap_by_layer, overlap_by_matrix, overlap_by_role
 from safetypin.track._cells import Cell, level_of
 
 Sets = Mapping[str, WeightMask]
@@ -66,7 +66,7 @@ class OverlapRow:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OverlapTable:
-    """Old and new sets of every group, in all, by layer and by role."""
+    """Old and new sets of every group, in all, by layer, by role and by matrix."""
 
     rows: tuple[OverlapRow, ...]
 
@@ -131,13 +131,16 @@ def set_overlaps(
 
 
 def _parts(old: WeightMask, new: WeightMask) -> dict[Cell, Overlap]:
-    """Return the overlap in all, by layer and by role."""
+    """Return the overlap in all, by layer, by role and by role of each layer."""
     renamed = _as_of(old, new)
     parts: dict[Cell, Overlap] = {(None, None): overlap(old, renamed)}
     for one in overlap_by_layer(old, renamed):
         if one.layer is not None:
             parts[one.layer, None] = one.overlap
     parts |= {(None, one.role): one.overlap for one in overlap_by_role(old, renamed)}
+    for one in overlap_by_matrix(old, renamed):
+        if one.layer is not None:
+            parts[one.layer, one.role] = one.overlap
     return parts
 
 
