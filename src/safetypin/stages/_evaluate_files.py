@@ -99,16 +99,8 @@ def evaluate_files(
         for part in parts.values():
             part.suite.check(loaded, tokenizer)
         started, clock = now(), time.monotonic()
-        records, reused = _measure(
-            out,
-            parts,
-            loaded,
-            tokenizer,
-            identity=identity,
-            mask=chosen,
-            reference=other,
-            reporter=reporter,
-        )
+        about: dict[str, Any] = {"identity": identity, "mask": chosen, "reference": other}
+        records, reused = _measure(out, parts, loaded, tokenizer, **about, reporter=reporter)
         summary = summarise(records["evaluation"].result, judge_name, max_new_tokens)
         summary |= summarise_extras(records, extras)
         if judges:
