@@ -76,6 +76,14 @@ def test_the_papers_rule_on_a_destroyed_model_is_told():
     assert "top-0.01 0" in point
 
 
+def test_answers_too_short_for_the_papers_rule_are_said(tmp_path):
+    metrics = example_sweep()
+    metrics["settings"]["max_new_tokens"] = 20
+    assert "so few have 20 words" in text_of(tmp_path / "short", metrics)
+    metrics["settings"]["max_new_tokens"] = 64
+    assert "so few have 20 words" not in text_of(tmp_path / "long", metrics)
+
+
 def test_a_destroyed_cell_has_no_rate_anywhere_in_the_table(tmp_path):
     text = " ".join(text_of(tmp_path, example_sweep()).split())
     row = text[text.index("top-0.01 0.60") :][:90].replace("\u00a0", " ")

@@ -49,6 +49,15 @@ def test_a_long_stage_says_how_far_it_is_but_not_too_often(clock):
     ]
 
 
+@pytest.mark.parametrize(("count", "words"), [(1, "1 stage was"), (2, "2 stages were")])
+def test_what_was_done_before_is_told_at_the_end(count, words):
+    reporter, output = shown()
+    for index in range(count):
+        reporter.kept(f"stage {index}")
+    reporter.finish()
+    assert f"{words} done before with the same inputs, and kept" in output.getvalue()
+
+
 def test_quiet_says_nothing_and_verbose_says_more():
     quiet, silent = shown(quiet=True, verbose=True)
     usual, some = shown()

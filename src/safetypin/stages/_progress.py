@@ -39,6 +39,7 @@ class Reporter:
         self._stage_end = math.inf
         self._start = self._last_line = time.monotonic()
         self._stage = ""
+        self._num_kept = 0
         self._bar: Progress | None = None
         self._task: TaskID | None = None
 
@@ -104,9 +105,17 @@ class Reporter:
         elif time.monotonic() - self._last_line > PLAIN_INTERVAL:
             self._line(f"{self._stage}: {100 * self._done / max(self._total, 1):.0f} % of all")
 
+    def kept(self, name: str) -> None:
+        """Take note of a stage that was done before with the same inputs."""
+        self._num_kept += 1
+        self.event("reused", name=name)
+
     def finish(self) -> None:
-        """Say that all work is done."""
+        """Say that all work is done, and how much of it was done before."""
         self._close()
+        if self._num_kept:
+            stages = "stage was" if self._num_kept == 1 else "stages were"
+            self.note(f"{self._num_kept} {stages} done before with the same inputs, and kept")
         self.advance(max(self._total - self._done, 0.0), reused=True)
         self.event("finished")
 

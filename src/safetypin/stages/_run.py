@@ -183,7 +183,7 @@ def run_stage(
     if (folder / "run.json").exists():
         record = RunRecord.read(folder)
         if record.stage == stage and record.inputs == inputs:
-            reporter.event("reused", name=stage)
+            reporter.kept(stage)
             reporter.detail(f"{folder}: done before with the same inputs, kept")
             return record, True
     wanted = inputs_hash({"stage": stage, **inputs})
