@@ -55,7 +55,10 @@ class Nursery:
 
 def serve():
     from safetypin.cli import main
+    from safetypin.cli._lazy import HOMES, LazyCommands
 
+    for name in HOMES:  # which a command would import in every child
+        LazyCommands()[name]
     while line := sys.stdin.readline():
         job = json.loads(line)
         if "wait" in job:

@@ -3,10 +3,10 @@
 import re
 
 import pytest
+from browsing import ARGUMENTS, CHROMIUM
 from example_evaluate import example_evaluate, rate, write_evaluate
 from playwright.sync_api import sync_playwright
 from reading import Page, check_promises
-from test_report_browser import ARGUMENTS, CHROMIUM
 
 from safetypin.artifacts import UserError
 from safetypin.report import write_report

@@ -1,11 +1,12 @@
 """The cells as a table for other programs, and the paper's Tables 6 and 7 as CSV."""
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetypin.artifacts import replacing
+from safetypin.artifacts import write_text
 from safetypin.stages import write_table
 
 CELLS_FILE = "cells.parquet"
@@ -26,10 +27,11 @@ def write_tables(out: Path, found: Mapping[str, Any]) -> None:
         cells = [cell for cell in found["cells"] if kinds[cell["method"]] == kind]
         if cells:
             table = [_row(cell["id"], cell) for cell in cells]
-            with replacing(out / file) as temporary, temporary.open("w", newline="") as stream:
-                writer = csv.DictWriter(stream, list(table[0]))
-                writer.writeheader()
-                writer.writerows(table)
+            text = io.StringIO()
+            writer = csv.DictWriter(text, list(table[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(table)
+            write_text(out / file, text.getvalue())
 
 
 def _wide(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

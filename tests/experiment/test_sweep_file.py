@@ -1,0 +1,43 @@
+"""The file of the shipped sweep, at both scales."""
+
+from pathlib import Path
+
+import pytest
+
+from safetypin.experiment import is_chain, is_sweep, read_sweep
+from safetypin.prompts import PROMPT_SOURCES
+
+FILE = Path(__file__).parents[2] / "experiments" / "figure2.toml"
+
+
+def test_the_file_is_a_sweep_and_no_chain():
+    assert is_sweep(FILE)
+    assert not is_chain(FILE)
+    assert not is_sweep(FILE.with_name("contrast-guard.toml"))
+    assert not is_sweep(FILE.with_name("frozen-regime.toml"))
+
+
+@pytest.mark.parametrize("scale", ["small", "paper"])
+def test_both_scales_have_eight_methods_at_four_sizes_and_three_seeds(scale):
+    sweep = read_sweep(FILE, scale)
+    sizes = dict.fromkeys(sweep.methods, 0)
+    for cell in sweep.cells:
+        sizes[cell.method] += cell.like is None
+    methods = [name for name, count in sizes.items() if count >= 3]
+    assert len(methods) >= 8
+    assert {cell.seed for cell in sweep.cells if cell.method == "random"} == {0, 1, 2}
+    assert len({cell.id for cell in sweep.cells}) == len(sweep.cells)
+
+
+def test_the_small_scale_needs_nothing_from_the_network():
+    sweep = read_sweep(FILE, "small")
+    kinds = ("safety", "utility", "attack", "harmless", "borderline", "text")
+    sources = {getattr(sweep.config, kind).partition(":")[0] for kind in kinds}
+    assert sources <= set(PROMPT_SOURCES)
+    assert all(source.startswith("builtin") for source in sources)
+    assert (sweep.config.model, sweep.measures.reference) == ("smollm2-aligned", "smollm2")
+
+
+def test_the_paper_scale_has_the_papers_rows():
+    grid = read_sweep(FILE, "paper").methods["snip-difference"].grid
+    assert {(0.01, 0.01), (0.02, 0.04), (0.05, 0.05), (0.06, 0.06)} <= set(grid)
