@@ -49,7 +49,7 @@ def test_the_scores_of_the_first_half_are_let_go_before_the_second_is_scored(
 ):
     made = []
 
-    def score(model, tokenizer, half, how, *, reporter):
+    def score(model, tokenizer, half, how, *, reporter, reference=None):
         assert not any(reference() is not None for reference in made)
         scores = scores_of(half)
         made.append(weakref.ref(scores))

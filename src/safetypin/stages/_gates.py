@@ -128,7 +128,7 @@ def _interval(name: str, metrics: Mapping[str, Any]) -> list[float] | None:
     for key in above if last == "value" else ("paired", last):
         found = found.get(key) if isinstance(found, Mapping) else None
     ends = found.get("interval") if isinstance(found, Mapping) else None
-    return None if ends is None else list(ends)
+    return None if ends is None else [float(end) for end in ends]
 
 
 def judge_gate(gate: Gate, metrics: Mapping[str, Any]) -> dict[str, Any]:
