@@ -32,7 +32,7 @@ def test_a_control_that_does_half_as_much_takes_the_answer_back():
     metrics["cells"][3] = sweep_cell(
         "random", "q0.01-p0.01-s1", 18, 1.1, seed=1, like="difference-q0.01-p0.01"
     )
-    assert headline(parsed(metrics))[0] == "No clean removal"
+    assert headline(parsed(metrics))[0] == "Controls do part of it"
 
 
 def test_a_smaller_cell_that_takes_as_much_goes_before_one_that_takes_more():
