@@ -67,7 +67,8 @@ def test_score_select_prune_and_their_control(subject, score):
     before = answers(model, made)
     for removed in (mask, control):
         with sp.pruned(model, removed):
-            assert model.get_parameter(next(iter(removed.tensors))) is not None
+            for name, members in removed.tensors.items():
+                assert not model.get_parameter(name)[members].any()
             verdicts = sp.judge(sp.generate(model, made, ["say how"], max_new_tokens=4))
             assert len(verdicts) == 1
     assert answers(model, made) == before
@@ -79,6 +80,10 @@ def test_ranks_are_projected_out_and_back(subject):
     before = answers(model, made)
     for safety in (ranks[0], random_ranks(ranks[0], seed=0)):
         with sp.projected(model, safety, rank=2):
+            for name, directions in safety.cut(2).directions.items():
+                weight = model.get_parameter(name)
+                weight = weight.T if name in safety.transposed else weight
+                assert (directions.T @ weight).abs().max() < 1e-5
             changed = model_fingerprint(model)
         with sp.projected(model, safety, rank=2, utility=ranks[1], keep_utility=2):
             assert model_fingerprint(model) != changed

@@ -60,7 +60,7 @@ def make_sets(making: Making, scorers: list[str]) -> Mapping[str, Any]:
     fraction = making.sweep.config.overlap_fraction
     inputs = {
         **making.subject.inputs,
-        "reference": making.sweep.measures.reference,
+        "reference_id": making.reference_id,
         "scores": {
             folder: {
                 **_scoring(making, *of).inputs,
@@ -88,7 +88,7 @@ def _score(making: Making, folder: str, scorer: str, name: str) -> None:
     inputs = {
         **making.subject.inputs,
         **how.inputs,
-        "reference": making.sweep.measures.reference,
+        "reference_id": making.reference_id,
         "prompts": prompts.fingerprint,
         "fraction": fraction,
     }

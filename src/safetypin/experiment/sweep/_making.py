@@ -7,6 +7,7 @@ from typing import Any
 from safetypin.artifacts import PromptSet
 from safetypin.experiment.sweep._file import Sweep
 from safetypin.experiment.sweep.methods import Method, Random
+from safetypin.models import model_id
 from safetypin.stages import Series, Subject
 
 
@@ -36,3 +37,8 @@ class Making:
             for name, method in self.sweep.methods.items()
             if not isinstance(method, Random)
         }
+
+    @property
+    def reference_id(self) -> str | None:
+        """Its `model_id`: its name may come to mean another model."""
+        return None if self.reference is None else model_id(self.reference)

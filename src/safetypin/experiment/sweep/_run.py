@@ -3,7 +3,6 @@
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -68,15 +67,14 @@ def run_sweep(
         UserError: Bad input; nothing half-written is left under a final name.
     """
     prompts = read_prompts(sweep.config)
-    with reporter.running(), ExitStack() as stack:
+    with reporter.running():
         with holding(out, shard, reporter):
             running = _Running(sweep, out, prompts, reporter)
             running.prepare()
             if shard is None:
                 return running.run(None)
-        part = out / "shards" / f"{shard.number}-of-{shard.of}"
-        stack.enter_context(held(part))
-        return running.run(shard)
+        with held(out / "shards" / f"{shard.number}-of-{shard.of}"):
+            return running.run(shard)
 
 
 class _Running:
@@ -188,7 +186,7 @@ class _Running:
         names = ("counted", "reduction", "targets", "seed", "plain", "system")
         return {
             **{name: getattr(config, name) for name in names},
-            "reference": self.sweep.measures.reference,
+            "reference_id": self.reference and model_id(self.reference),
         }
 
     def _change_and_measure(self, cell: Cell, folder: Path) -> Output:
