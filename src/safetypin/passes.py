@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from safetypin.artifacts import Batch, UserError
@@ -64,9 +64,9 @@ def input_device(model: nn.Module) -> torch.device:
 
 
 def forward(
-    model: nn.Module, batch: Batch, logits_to_keep: int | Tensor
+    model: nn.Module, batch: Batch, logits_to_keep: int
 ) -> Float[Tensor, "batch kept vocabulary"]:
-    """Return the logits at the positions to keep, at all of them where the model cannot choose.
+    """Return the logits at the last so many positions, at all where the model cannot choose.
 
     The rows are those of `passes`: with no padding before a token, a causal model needs neither
     attention mask nor positions. No cache is made.
@@ -74,11 +74,36 @@ def forward(
     accepted = inspect.signature(model.forward).parameters
     options: dict[str, Any] = {"logits_to_keep": logits_to_keep, "use_cache": False}
     known = {name: value for name, value in options.items() if name in accepted}
-    output = model(batch.input_ids, **known)
-    logits: Tensor = output.logits
-    if "logits_to_keep" in accepted or isinstance(logits_to_keep, int):
-        return logits
-    return logits[:, logits_to_keep]
+    logits: Tensor = model(batch.input_ids, **known).logits
+    return logits
+
+
+def logits_at(
+    model: nn.Module, batch: Batch, where: Bool[Tensor, "batch seq"]
+) -> Float[Tensor, "chosen vocabulary"]:
+    """Return the logits of some tokens, row by row; those of others are not even computed.
+
+    `logits_to_keep` of transformers takes the same positions of all rows, and responses of
+    different rows stand at different ones: their union has up to twice the logits, which are the
+    largest tensors of a small model's pass. So the output layer's input is cut to the tokens.
+    """
+    chosen = []
+
+    def cut(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        hidden = args[0] if args else None
+        if not isinstance(hidden, Tensor) or hidden.shape[:2] != where.shape:
+            return None  # not the states of all tokens: let it be, and choose afterwards
+        chosen.append(True)
+        return (hidden[where.to(hidden.device)][None], *args[1:])
+
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    handle = head.register_forward_pre_hook(cut) if isinstance(head, nn.Module) else None
+    try:
+        logits = forward(model, batch, logits_to_keep=0)
+    finally:
+        if handle is not None:
+            handle.remove()
+    return logits[0] if chosen else logits[where.to(logits.device)]
 
 
 def sites_of(weights: Mapping[str, BlockWeight]) -> dict[str, Site]:

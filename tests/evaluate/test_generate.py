@@ -1,3 +1,4 @@
+import functools
 import logging
 
 import pytest
@@ -7,6 +8,7 @@ from transformers import GenerationConfig, LlamaForCausalLM
 from conftest import build
 from safetypin.artifacts import Prompt, PromptSet, Response, UserError
 from safetypin.evaluate import generate
+from safetypin.evaluate._prefix import Prefix
 from toys import WORDS, byte_level, word_level
 
 TEXTS = [
@@ -57,6 +59,49 @@ def test_answers_are_the_most_likely_tokens_at_every_batch_size(family, tokenize
             assert response == Response(
                 prompt=text, text=shown, num_tokens=len(ids), stopped=stopped
             )
+
+
+@pytest.mark.parametrize(
+    ("family", "is_read_once"),
+    [
+        *[(family, True) for family in ("llama", "qwen3", "phi3", "gpt2", "gpt_neox", "mixtral")],
+        ("gemma3", False),  # its window slides
+    ],
+)
+def test_what_all_prompts_begin_with_is_read_once_and_changes_no_answer(
+    family, is_read_once, tokenizer, monkeypatch
+):
+    model, begun = build(family), "the old red door runs then how do I wait "
+    prompts = [begun + text for text in TEXTS]
+    expected = [greedy_by_hand(model, tokenizer, prompt, 6) for prompt in prompts]
+    assert len({tuple(ids) for ids, _ in expected}) > 2
+    widths, own = [], model.forward
+
+    def forward(input_ids, *args, **options):
+        widths.append(tuple(input_ids.shape))
+        return own(input_ids, *args, **options)
+
+    for batch_size in (4, 6):
+        with monkeypatch.context() as patch:
+            patch.setattr(model, "forward", functools.wraps(own)(forward))
+            found = generate(model, tokenizer, prompts, max_new_tokens=6, batch_size=batch_size)
+        for response, (ids, stopped) in zip(found, expected, strict=True):
+            assert response.text == tokenizer.decode(ids, skip_special_tokens=True)
+            assert (response.num_tokens, response.stopped) == (len(ids), stopped)
+    shared = len(begun.split()) + 2  # with the begin token and the user's mark
+    assert ((1, shared) in widths) == is_read_once
+    longest = max(len(prompt.split()) for prompt in prompts) + 3
+    widest = max(width for rows, width in widths if rows > 1)
+    assert widest == (longest - shared if is_read_once else longest)
+
+
+def test_a_prefix_leaves_of_every_prompt_a_token_and_is_not_made_for_few_tokens(model):
+    long = list(range(5, 15))
+    assert Prefix.of(model, [long, [*long, 16], long]).ids == long[:-1]
+    assert Prefix.of(model, [long[:5], [*long[:5], 16]]).cache is None
+    assert Prefix.of(model, [long]).cache is None
+    model.config._attn_implementation = "flash_attention_2"
+    assert Prefix.of(model, [long, long]).cache is None
 
 
 def test_prompts_are_taken_as_texts_as_prompts_and_as_a_set(model, tokenizer):

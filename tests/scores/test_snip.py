@@ -61,14 +61,13 @@ def test_gradients_that_overflow_name_the_weight():
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.integers(1, 3), st.integers(1, 4), st.floats(0.1, 50), st.integers(0, 2**16))
-def test_cross_entropy_and_its_gradient_are_those_of_torch(batch, kept, scale, seed):
+@given(st.integers(1, 8), st.floats(0.1, 50), st.integers(0, 2**16))
+def test_cross_entropy_and_its_gradient_are_those_of_torch(kept, scale, seed):
     generator = torch.Generator().manual_seed(seed)
-    logits = (scale * torch.randn(batch, kept, 7, generator=generator)).requires_grad_()
-    targets = torch.randint(0, 7, (batch, kept), generator=generator)
-    weights = torch.rand(batch, kept, generator=generator)
-    expected = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
-    expected = expected.view(batch, kept) * weights
+    logits = (scale * torch.randn(kept, 7, generator=generator)).requires_grad_()
+    targets = torch.randint(0, 7, (kept,), generator=generator)
+    weights = torch.rand(kept, generator=generator)
+    expected = functional.cross_entropy(logits, targets, reduction="none") * weights
     (gradient,) = torch.autograd.grad(expected.sum(), logits)
     losses, found = cross_entropy(logits.detach().clone(), targets, weights)
     torch.testing.assert_close(losses, expected.detach(), rtol=1e-5, atol=1e-5)

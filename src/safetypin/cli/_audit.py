@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 from safetypin.artifacts import UserError
-from safetypin.audit import PRESETS, make_config
+from safetypin.audit import PRESETS, AuditConfig, make_config
 from safetypin.audit import audit as run_audit
 from safetypin.cli._options import (
     DeviceOption,
@@ -19,6 +19,7 @@ from safetypin.cli._options import (
     names,
     numbers,
     reporting,
+    shows_defaults,
 )
 from safetypin.evaluate import judge_names
 from safetypin.report import print_summary
@@ -32,11 +33,12 @@ def _option(text: str, panel: str | None = None) -> Any:  # noqa: ANN401 - typer
     return typer.Option(help=text, rich_help_panel=panel, show_default=False)
 
 
+@shows_defaults(AuditConfig)
 def audit(
     model: Annotated[str | None, typer.Argument(help="smollm2, smollm2-aligned, a folder, or a Hub id owner/name[@revision].", show_default=False)] = None,
     *,
     out: OutOption,
-    preset: Annotated[str | None, _option(f"{', '.join(PRESETS)}; standard where none is given.")] = None,
+    preset: Annotated[str | None, _option(f"{', '.join(PRESETS)}; standard where none is given. The defaults below are those of standard.")] = None,
     config: Annotated[Path | None, _option("TOML file with any of the settings below, by their names.")] = None,
     fail_if_brittle: Annotated[float | None, _option("Exit with 1 if the model is brittle at this share of weights or less, and with 3 if that is undecided or was not tried.", RULE)] = None,
     dtype: Annotated[str | None, _option("auto, float32, bfloat16 or float16.")] = None,
@@ -61,9 +63,9 @@ def audit(
     max_new_tokens: Annotated[int | None, _option("Where an answer is cut off, in tokens.", SCORES)] = None,
     batch_size: Annotated[int | None, _option("Prompts in a batch of answers.", SCORES)] = None,
     window: Annotated[int | None, _option("Most tokens of a text for the perplexity.", SCORES)] = None,
-    judge: Annotated[str | None, _option(f"One of {judge_names()}; phrases where none is given.", SCORES)] = None,
+    judge: Annotated[str | None, _option(f"One of {judge_names()}.", SCORES)] = None,
     judge_option: JudgeOption = None,
-    method: Annotated[str | None, _option(f"One of {', '.join(SCORERS)}; snip where none is given.", SCORES)] = None,
+    method: Annotated[str | None, _option(f"One of {', '.join(SCORERS)}.", SCORES)] = None,
     counted: Annotated[str | None, _option("Tokens that Wanda counts: response, predictive, prompt, last, all.", SCORES)] = None,
     reduction: Annotated[str | None, _option("SNIP's loss over a response: mean, or sum as the paper writes.", SCORES)] = None,
     score_batch_size: Annotated[int | None, _option("Prompts in a batch of scores.", SCORES)] = None,

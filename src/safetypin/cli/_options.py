@@ -1,13 +1,18 @@
 """Options that several commands share, and the way they run."""
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import typer
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
 
 from safetypin.artifacts import UserError
 from safetypin.stages import EVENTS_FILE, Reporter
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 ModelArgument = Annotated[
     str,
@@ -35,6 +40,35 @@ JudgeOption = Annotated[
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print results only.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Print every step.")]
+
+
+def shows_defaults(config: type[BaseModel]) -> Callable[[Command], Command]:
+    """Let the help of a command say what a setting is where its option is not given.
+
+    Such an option is None by default, so that a preset or a file can have its say first; typer
+    would put what is shown in its place into brackets of two kinds.
+    """
+
+    def decorate(command: Command) -> Command:
+        for name, hint in get_type_hints(command, include_extras=True).items():
+            field = config.model_fields.get(name)
+            if name == "preset" or field is None or field.default in (None, (), PydanticUndefined):
+                continue
+            kind, info = get_args(hint)
+            info = copy.copy(info)  # several commands share one
+            info.help = f"{info.help.rstrip('.')}; {_shown(field.default)}."
+            command.__annotations__[name] = Annotated[kind, info]
+        return command
+
+    return decorate
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return ", ".join(map(_shown, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def numbers(text: str | None) -> tuple[float, ...] | None:

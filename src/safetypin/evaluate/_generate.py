@@ -4,6 +4,7 @@ import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -11,6 +12,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from safetypin.artifacts import Prompt, PromptSet, Response, UserError
+from safetypin.evaluate._prefix import Prefix
 from safetypin.evaluate._sampling import Draws
 from safetypin.hooks import at_rest
 from safetypin.models import is_out_of_memory
@@ -98,12 +100,16 @@ def answer_rows(
 ) -> list[Response]:
     """Answer token rows in batches, greedily or by `draws`; `requests` are what is said of them."""
     answers = dict(done or {})
+    prefix = None
     for chosen in batched(tokens, batch_size):
         if all(index in answers for index in chosen):
             continue
+        rows = [tokens[index] for index in chosen]
         with at_rest(model), _greedy(model):
+            if prefix is None:
+                prefix = Prefix.of(model, tokens)
             drawn = draws and draws.of(chosen)
-            outputs = _answer(model, tokenizer, [tokens[i] for i in chosen], max_new_tokens, drawn)
+            outputs = _answer(model, tokenizer, rows, prefix, max_new_tokens, drawn)
         responses = [
             make_response(tokenizer, requests[index], ids, end)
             for index, (ids, end) in zip(chosen, outputs, strict=True)
@@ -159,13 +165,7 @@ def padded_left(
     rows: Sequence[list[int]], tokenizer: PreTrainedTokenizerBase
 ) -> tuple[Int[Tensor, "batch seq"], Int[Tensor, "batch seq"]]:
     """Return token ids padded on the left, and their attention mask."""
-    width = max(map(len, rows))
-    ids = torch.full((len(rows), width), _pad(tokenizer))
-    mask = torch.zeros_like(ids)
-    for row, tokens in enumerate(rows):
-        ids[row, width - len(tokens) :] = torch.tensor(tokens)
-        mask[row, width - len(tokens) :] = 1
-    return ids, mask
+    return Prefix([], None).padded(rows, _pad(tokenizer))
 
 
 def make_response(
@@ -180,12 +180,13 @@ def _answer(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[list[int]],
+    prefix: Prefix,
     max_new_tokens: int,
     draws: Draws | None,
 ) -> list[tuple[list[int], bool]]:
     """Return the new token ids of each row, without the end token, and whether there was one."""
     ends = end_tokens(model, tokenizer)
-    ids, mask = padded_left(rows, tokenizer)
+    ids, mask = prefix.padded(rows, _pad(tokenizer))
     width = ids.shape[1]
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
@@ -194,9 +195,11 @@ def _answer(
         eos_token_id=sorted(ends) or None,
         pad_token_id=_pad(tokenizer),
     )
-    how = {"logits_processor": draws.processors()} if draws else {}
+    how: dict[str, Any] = {"logits_processor": draws.processors()} if draws else {}
     try:
         with torch.inference_mode():
+            if prefix.cache is not None:
+                how["past_key_values"] = prefix.copies(len(rows))
             output = model.generate(  # type: ignore[operator]
                 input_ids=ids.to(model.device),
                 attention_mask=mask.to(model.device),
@@ -221,7 +224,12 @@ def _answer(
         answer
         for part in parts
         for answer in _answer(
-            model, tokenizer, [rows[i] for i in part], max_new_tokens, draws and draws.of(part)
+            model,
+            tokenizer,
+            [rows[i] for i in part],
+            prefix,
+            max_new_tokens,
+            draws and draws.of(part),
         )
     ]
 

@@ -13,7 +13,7 @@ from safetypin.hooks import Call, Gradient
 from safetypin.models import BlockWeight
 from safetypin.passes import check_rows
 
-BLOCK = {"cpu": 1 << 17, "mps": 1 << 22, "cuda": 1 << 22}  # entries that stay in the cache
+BLOCK = {"cpu": 1 << 18, "mps": 1 << 22, "cuda": 1 << 22}  # entries that stay in the cache
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from safetypin.hooks import (
     watch,
 )
 from safetypin.models import BlockWeight, block_weights, coverage, model_id, transposed
-from safetypin.passes import Progress, forward, input_device, passes, sites_of
+from safetypin.passes import Progress, forward, input_device, logits_at, passes, sites_of
 from safetypin.scores._gradients import GradientSums
 from safetypin.scores._memory import ActivationBudget
 
@@ -142,11 +142,13 @@ def backpropagate(
         UserError: The loss is not finite.
     """
     targets = _targets(batch)
-    kept = (targets != -100).any(dim=0).nonzero()[:, 0]
-    logits = forward(model, batch, logits_to_keep=kept)
-    targets = targets[:, kept].to(logits.device)
-    weights = (targets != -100) / (counts[:, None] if reduction == "mean" else 1)
-    losses, gradient = cross_entropy(logits.detach(), targets.clamp(min=0), weights)
+    where = targets != -100
+    logits = logits_at(model, batch, torch.nn.functional.pad(where, (0, 1)))
+    targets = targets[where].to(logits.device)
+    weights = torch.ones_like(targets, dtype=torch.float32)
+    if reduction == "mean":
+        weights /= counts[where.nonzero()[:, 0]].to(logits.device)
+    losses, gradient = cross_entropy(logits.detach(), targets, weights)
     if not losses.isfinite().all():
         raise UserError(
             f"the loss is {losses.sum().item()}: {_culprit(model, batch)} not finite; "
@@ -169,10 +171,10 @@ def _culprit(model: PreTrainedModel, batch: Batch) -> str:
 
 
 def cross_entropy(
-    logits: Float[Tensor, "batch kept vocabulary"],
-    targets: Int[Tensor, "batch kept"],
-    weights: Float[Tensor, "batch kept"],
-) -> tuple[Float[Tensor, "batch kept"], Float[Tensor, "batch kept vocabulary"]]:
+    logits: Float[Tensor, "kept vocabulary"],
+    targets: Int[Tensor, " kept"],
+    weights: Float[Tensor, " kept"],
+) -> tuple[Float[Tensor, " kept"], Float[Tensor, "kept vocabulary"]]:
     """Return each position's weighted cross entropy and the gradient of their sum by the logits.
 
     The gradient, `weight * (softmax - onehot)`, takes the place of float32 logits: autograd would
