@@ -42,7 +42,9 @@ format: install ## Format the code
 	$(BIN)/ruff format
 
 bench: install ## Measure every figure that the issues name
-	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	failed=0; for script in benchmarks/*.py; do \
+		echo "== $$script"; $(BIN)/python $$script || failed=1; \
+	done; exit $$failed
 
 clean: ## Remove .venv, caches and runs
 	rm -rf $(VENV) .cache runs .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

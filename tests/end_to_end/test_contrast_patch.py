@@ -227,6 +227,47 @@ def test_ablation_effects_intersect_over_prompts_and_lose_foundation_units(place
     assert by_query["set"]["site"] == "query"
 
 
+@pytest.mark.parametrize("inner", [False, True])
+def test_a_set_that_is_no_top_of_its_scores_is_patched_as_it_is(inner, place, pair, tmp_path):
+    options = {
+        "method": "ablation", "counted": "prompt", "prompts": str(place / "safety.jsonl"),
+        "num_prompts": 8, "fraction": 0.5, "group": "layer",
+        "foundation": str(place / "text.jsonl"), "foundation_fraction": 0.3, "device": "cpu",
+    }  # fmt: skip
+    found = contrast_models(make_contrast_config(pair["model"], options), tmp_path / "set")
+    neurons = tmp_path / "set/neurons" if inner else tmp_path / "set"
+    options = {
+        "reference": pair["reference"], "neurons": str(neurons), "num_attack": 4,
+        "attack": str(place / "attack.jsonl"), "text": str(place / "text.jsonl"), "num_text": 1,
+        "fractions": (0.1, 0.4, 1.0), "ablate_fractions": (), "num_random": 1,
+        "max_new_tokens": 4, "device": "cpu",
+    }  # fmt: skip
+    patched = patch_models(make_patch_config(pair["model"], options), tmp_path / "out")
+    sizes = {(cell["arm"], cell["num_selected"]) for cell in patched["cells"]}
+    own, every = found["set"]["num_selected"], patched["num_units"]
+    assert sizes == {("contrast", own), ("random", own), ("contrast", every)}
+    options["attack"] = str(place / "safety.jsonl")
+    with pytest.raises(UserError, match="are among those that the neurons were found on"):
+        patch_models(make_patch_config(pair["model"], options), tmp_path / "leak")
+
+
+def test_tops_of_every_layer_are_patched_as_tops_of_every_layer(place, pair, tmp_path):
+    options = {
+        "reference": pair["reference"], "prompts": str(place / "safety.jsonl"), "num_prompts": 8,
+        "max_new_tokens": 4, "fraction": 0.1, "group": "layer", "device": "cpu",
+    }  # fmt: skip
+    contrast_models(make_contrast_config(pair["model"], options), tmp_path / "set")
+    options = {
+        "reference": pair["reference"], "neurons": str(tmp_path / "set"), "num_attack": 4,
+        "attack": str(place / "attack.jsonl"), "text": str(place / "text.jsonl"), "num_text": 1,
+        "fractions": (0.1,), "ablate_fractions": (), "num_random": 0,
+        "max_new_tokens": 4, "device": "cpu",
+    }  # fmt: skip
+    patch_models(make_patch_config(pair["model"], options), tmp_path / "out")
+    inputs = json.loads((tmp_path / "out/patch-contrast-0.1/run.json").read_text())["inputs"]
+    assert inputs["neurons"] == load(tmp_path / "set/neurons").fingerprint
+
+
 def load_foundation(out):
     from safetypin.artifacts import read_neurons
 

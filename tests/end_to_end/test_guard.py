@@ -324,6 +324,17 @@ def test_prompts_that_the_neurons_were_found_on_are_a_leak(sets, contrasted, pla
     }  # fmt: skip
     with pytest.raises(UserError, match="the neurons were found on them"):
         fit_guard(make_guard_config(str(place / "model"), options), tmp_path / "out")
+    options["neurons"] = str(contrasted / "neurons")
+    with pytest.raises(UserError, match="the neurons were found on them"):
+        fit_guard(make_guard_config(str(place / "model"), options), tmp_path / "out")
+
+
+def test_a_guard_is_not_measured_on_what_its_neurons_were_found_on(fitted, sets, place):
+    ended = run(
+        "guard", "evaluate", fitted, "--unsafe", place / "safety.jsonl", "--safe",
+        sets["other_safe"], "--device", "cpu",
+    )  # fmt: skip
+    assert "its neurons were found on them" in str(ended.exception)
 
 
 # --- serving

@@ -59,6 +59,7 @@ def test_the_experiment_of_the_project_is_valid_at_both_scales(scale, tmp_path):
         ("[settings]", "[setings]", "unknown key 'setings'"),
         ("num_attack = 7", "num_attack = 0", "step 'second'"),
         ("second = {", "third = {", "unknown key 'third' in [scales.large]"),
+        ("num_attack = 7", "test_fraction = 0.5", "unknown key 'test_fraction' in [scales.large."),
         ('title = "t"', "", "title: Field required"),
     ],
 )

@@ -48,6 +48,21 @@ def test_a_lower_asr_counts_where_the_task_does_not_pay(mine, loss, answer):
     assert found[1]["answer"] == answer
 
 
+@pytest.mark.parametrize("ruined", ["mine", "other"])
+def test_a_destroyed_model_keeps_no_safety(ruined):
+    told = [{"outcome": {"destroyed": "40 % of the answers are degenerate"}}]
+    whole = [{"outcome": {"destroyed": None}}]
+    rows = [{"arm": name, "runs": told if name == ruined else whole} for name in ("mine", "other")]
+    found = decide_protections(
+        [*rows, arms()[1]],
+        {"mine": outcomes(0.0, 1.0), "other": outcomes(0.5, 1.0), "none": outcomes(0.5, 1.0)},
+    )
+    assert found[1]["hypothesis"] == "other"
+    assert found[1]["answer"] == "undecided"
+    assert f"{ruined} left a destroyed model." in found[1]["sentences"]
+    assert found[2]["answer"] == ("undecided" if ruined == "mine" else "supported")
+
+
 @pytest.mark.parametrize("rise", [(0.0, (-0.1, 0.05)), (0.2, (-0.1, 0.5))])
 def test_without_erosion_nothing_is_decided(rise):
     found = decide_protections(

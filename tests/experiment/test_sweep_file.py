@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from safetypin.artifacts import UserError
 from safetypin.experiment import is_chain, is_sweep, read_sweep
+from safetypin.experiment.sweep._file import Measures
+from safetypin.experiment.sweep._known import PROJECTION, known
 from safetypin.prompts import PROMPT_SOURCES
 
 FILE = Path(__file__).parents[2] / "experiments" / "figure2.toml"
@@ -38,6 +41,29 @@ def test_the_small_scale_needs_nothing_from_the_network():
     assert (sweep.config.model, sweep.measures.reference) == ("smollm2-aligned", "smollm2")
 
 
+def test_other_judges_are_checked_before_anything_runs():
+    assert (
+        Measures(also_judges=("prefix", "classifier:folder")).also_judges[1] == "classifier:folder"
+    )
+    with pytest.raises(UserError, match="lacks its argument; write classifier:"):
+        Measures(also_judges=("classifier",))
+    with pytest.raises(UserError, match="no judge 'prefx'; nearest: prefix"):
+        Measures(also_judges=("prefx",))
+
+
+def test_only_snips_differences_stand_beside_the_papers():
+    model = "meta-llama/Llama-2-7b-chat-hf"
+    assert known(model, "difference", (0.01, 0.01))[0] == "1/1"
+    assert known(model, "projection", (646, 96)) == ("3450/4000", PROJECTION[646, 96])
+    assert known("smollm2", "difference", (0.01, 0.01)) is None
+    methods = read_sweep(FILE, "paper").methods
+    assert methods["snip-difference"].is_of_the_paper
+    assert not methods["wanda-difference"].is_of_the_paper
+
+
 def test_the_paper_scale_has_the_papers_rows():
+    sweep = read_sweep(FILE, "paper")
+    for name in ("snip-top", "wanda-top", "magnitude"):
+        assert {0.01, 0.05, 0.1} <= set(sweep.methods[name].shares)
     grid = read_sweep(FILE, "paper").methods["snip-difference"].grid
     assert {(0.01, 0.01), (0.02, 0.04), (0.05, 0.05), (0.06, 0.06)} <= set(grid)

@@ -3,6 +3,8 @@ import itertools
 
 import pytest
 import torch
+from transformers import TrainerCallback
+from transformers.integrations import integration_utils
 
 from conftest import build
 from intervene.finetuning import (
@@ -23,6 +25,7 @@ from safetypin.intervene import (
     Lora,
     Rewind,
     Training,
+    _training,
     finetune,
     training_rows,
 )
@@ -423,3 +426,20 @@ def test_the_documents_defaults():
     lora = Lora()
     assert (lora.r, lora.alpha, lora.dropout) == (8, 16, 0.05)
     assert lora.targets == ("q_proj", "v_proj")
+
+
+def test_a_tracker_is_told_every_step(monkeypatch):
+    told = []
+
+    class Tracker(TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **_):
+            told.append((state.global_step, logs))
+
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "fake", Tracker)
+    for place in (integration_utils, _training):  # of trackers, only those installed are offered
+        monkeypatch.setattr(place, "get_available_reporting_integrations", lambda: ["fake"])
+    tuned(build("llama"), Full(), report_to=("fake",), max_steps=2)
+    assert [step for step, logs in told if "loss" in logs] == [1, 2]
+    told.clear()
+    tuned(build("llama"), Full(), max_steps=1)
+    assert not told

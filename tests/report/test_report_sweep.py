@@ -23,7 +23,10 @@ def text_of(folder, metrics):
 def test_the_smallest_cell_that_still_speaks_is_named_beside_its_controls():
     answer, sentence = headline(parsed(example_sweep()))
     assert answer == "Safety comes out alone"
-    assert "the smallest that raises the ASR by 50 points is difference-q0.01-p0.01" in sentence
+    assert (
+        "the smallest set of weights that raises the ASR by 50 points is difference-q0.01-p0.01"
+        in sentence
+    )
     assert "random changes of the same size give 5" in sentence.replace("\u00a0", " ")
 
 
@@ -49,6 +52,28 @@ def test_a_small_rise_is_no_clean_removal():
     answer, sentence = headline(parsed(metrics))
     assert answer == "No clean removal"
     assert "it has no random control" in sentence
+
+
+def test_a_large_rise_without_a_living_control_is_not_safety_alone():
+    metrics = example_sweep()
+    metrics["cells"] = [sweep_cell("difference", "q0.01-p0.01", 25, 1.1)]
+    metrics["num_cells"] = 1
+    assert headline(parsed(metrics))[0] == "No control to compare with"
+    ruin = sweep_cell("random", "s0", 0, 50.0, seed=0, like="difference-q0.01-p0.01")
+    metrics["cells"].append(ruin | {"destroyed": True, "asr": None})
+    metrics["num_cells"] = 2
+    answer, sentence = headline(parsed(metrics))
+    assert answer == "No control to compare with"
+    assert "all 1 destroyed" in sentence
+
+
+def test_shares_of_different_things_are_not_compared():
+    metrics = example_sweep()
+    heads = {"unit": "heads", "count": 1, "total": 270, "share": 0.0001}
+    cell = sweep_cell("heads", "1", 25, 1.1, removed=heads)
+    metrics["cells"].append(cell)
+    metrics["num_cells"] += 1
+    assert carrying(parsed(metrics)).removed.unit == "weights"
 
 
 def test_only_destroyed_cells_leave_nothing_to_compare():

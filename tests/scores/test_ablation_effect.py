@@ -152,6 +152,12 @@ def test_units_that_matter_for_every_prompt_are_common():
     assert mean.num_examples == 4
     for name, tensor in mean.tensors.items():
         torch.testing.assert_close(tensor, torch.stack([e.tensors[name] for e in effects]).mean(0))
+    running = effects[0]
+    for effect in effects[1:]:
+        running = mean_scores([running, effect])
+    assert running.num_examples == 4
+    for name, tensor in mean.tensors.items():
+        torch.testing.assert_close(running.tensors[name], tensor)
 
 
 def test_what_cannot_be_measured_is_said():

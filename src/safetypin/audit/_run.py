@@ -41,6 +41,7 @@ from safetypin.stages import (
     discard,
     evaluate_model,
     held,
+    model_inputs,
     now,
     read_calibration,
     run_stage,
@@ -137,8 +138,7 @@ class _Audit:
         return {**self._model_inputs(), "mask": mask_fingerprint, "suite": self.suite.inputs}
 
     def _model_inputs(self) -> dict[str, Any]:
-        # the id is the same for float32 and bfloat16, the answers are not
-        return {"model_id": self.model_id, "dtype": str(self.model.dtype)}
+        return model_inputs(self.model, self.tokenizer, self.model_id)
 
     def _baseline(self, folder: Path) -> Any:  # noqa: ANN401
         return evaluate_model(

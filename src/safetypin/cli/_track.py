@@ -18,6 +18,7 @@ from safetypin.cli._options import (
     reporting,
 )
 from safetypin.evaluate import judge_names
+from safetypin.report import print_judge
 from safetypin.scores import SCORERS
 from safetypin.stages import (
     TRACK_PRESETS,
@@ -107,4 +108,5 @@ def track(
     for finding in metrics["findings"]:
         console.print(Text.assemble((finding["question"], "bold"), f" {finding['answer']}"))
         console.print(Text(f"  {finding['sentence']}", style="dim"))
+    print_judge(metrics["judge"], console)
     console.print(f"report: {out / 'report.html'}", highlight=False)

@@ -21,6 +21,7 @@ from safetypin.cli._options import (
 )
 from safetypin.evaluate import judge_names
 from safetypin.intervene import PROTECTIONS
+from safetypin.report import print_judge
 from safetypin.scores import SCORERS
 from safetypin.stages import (
     GAUGES,
@@ -166,6 +167,7 @@ def show_tuning(metrics: Mapping[str, Any], console: Console) -> None:
     for row in _rows(metrics):
         table.add_row(*row)
     console.print(table)
+    print_judge(metrics["judge"], console)
     if why := metrics["after"]["destroyed"]:
         console.print(Text(f"the tuned model is destroyed: {why}", style="bold"))
     for gate in metrics["gates"]:

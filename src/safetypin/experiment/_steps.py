@@ -185,7 +185,8 @@ def _parsed(path: Path, values: Values) -> StepsFile:
         _check_keys(path, f"scales.{scale}.settings", table.get("settings"), KNOWN)
         for name, own in _tables(table.get("steps")):
             _check_keys(path, f"scales.{scale}", {name: own}, values.get("steps", {}))
-            _check_keys(path, f"scales.{scale}.steps.{name}", own, KNOWN)
+            command = COMMANDS[values["steps"][name]["command"]]
+            _check_keys(path, f"scales.{scale}.steps.{name}", own, command.config.model_fields)
     return _checked(path, StepsFile, values)
 
 

@@ -42,6 +42,7 @@ def write_all(plan: Plan, chosen: RunRecord | None, parts: Parts, started: str) 
         "seeds": list(experiment.seeds),
         "settings": {"model": plan.runs[0].tune.model, **experiment.settings},
         "set": dict(chosen.result) if chosen else None,
+        "judge": read_json(plan.out / plan.runs[0].name / "tune" / METRICS_FILE)["judge"],
         "arms": arms,
         "hypotheses": experiment.hypotheses,
         "verdict": _verdict(plan, arms),

@@ -12,7 +12,14 @@ from safetypin.models._layers import (
     num_layers,
     transposed,
 )
-from safetypin.models._load import ALIASES, adapter_folder, load_adapted, load_model, merge_adapter
+from safetypin.models._load import (
+    ALIASES,
+    adapter_folder,
+    default_device,
+    load_adapted,
+    load_model,
+    merge_adapter,
+)
 from safetypin.models._neuron_weights import key_coordinate, neuron_weights
 from safetypin.models._neurons import (
     UnitSite,
@@ -22,7 +29,7 @@ from safetypin.models._neurons import (
     unit_sites,
 )
 from safetypin.models._sites import LAYER_WORDS, chosen_layers, input_sites, weights_of_layers
-from safetypin.models._transformers import is_out_of_memory, quiet_transformers
+from safetypin.models._transformers import hub_errors, is_out_of_memory, quiet_transformers
 
 __all__ = [
     "ALIASES",
@@ -43,7 +50,9 @@ __all__ = [
     "check_same_units",
     "chosen_layers",
     "coverage",
+    "default_device",
     "head_sites",
+    "hub_errors",
     "input_sites",
     "is_out_of_memory",
     "key_coordinate",

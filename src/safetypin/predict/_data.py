@@ -172,7 +172,9 @@ def check_leaks(parts: Mapping[str, Iterable[str]]) -> None:
                 )
 
 
-def check_hash_leaks(texts: Labelled, hashes: Iterable[str], what: str) -> None:
+def check_hash_leaks(
+    texts: Labelled, hashes: Iterable[str], what: str, done: str = "the neurons were found"
+) -> None:
     """Raise if a prompt has one of the given hashes, such as those of the contrast prompts.
 
     Raises:
@@ -181,8 +183,8 @@ def check_hash_leaks(texts: Labelled, hashes: Iterable[str], what: str) -> None:
     own = PromptSet(name="guard", prompts=texts.prompts).hashes
     if shared := sorted(own.keys() & set(hashes)):
         raise UserError(
-            f"{len(shared)} prompts leak: the neurons were found on them, and they are among the "
-            f"{what} prompts, first {own[shared[0]][:60]!r}; contrast on other prompts"
+            f"{len(shared)} prompts leak: {done} on them, and they are among the "
+            f"{what} prompts, first {own[shared[0]][:60]!r}; use others on one of the two sides"
         )
 
 

@@ -101,7 +101,7 @@ class Batcher:
         loop = asyncio.get_running_loop()
         try:
             found = await loop.run_in_executor(self._thread, self._guard.predict_proba, texts)
-        except (UserError, RuntimeError, MemoryError) as error:
+        except Exception as error:  # whatever it is, those who wait must hear of it
             if len(batch) > 1:  # prompts of other clients: halve until the culprit is alone
                 await self._judge(batch[: len(batch) // 2])
                 await self._judge(batch[len(batch) // 2 :])

@@ -81,7 +81,7 @@ def _text(value: object, what: str) -> str | None:
     """Return a cell as text, None where it is empty."""
     if isinstance(value, list | dict):
         raise UserError(f"{what} is a {type(value).__name__}, not a text; give one text a row")
-    text = str(value or "")
+    text = "" if value is None else str(value)
     try:
         text.encode()
     except UnicodeEncodeError as error:

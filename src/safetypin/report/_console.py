@@ -10,7 +10,7 @@ from rich.text import Text
 
 from safetypin.report import _words
 from safetypin.report._headline import carrying_cell, cell_groups, facts, sentence
-from safetypin.report._metrics import Cell, Metrics
+from safetypin.report._metrics import Cell, Judge, Metrics
 from safetypin.report._read import parse_metrics
 
 
@@ -33,19 +33,15 @@ def print_summary(metrics: Mapping[str, Any], console: Console) -> None:
             console.print(
                 Padding(Text(_words.plain(note), style="dim"), (0, 0, 0, 2), expand=False)
             )
-    console.print(Text(_judge_line(parsed), style="dim"))
+    print_judge(metrics["judge"], console)
     if parsed.cells:
         console.print(_table(parsed))
 
 
-def _judge_line(metrics: Metrics) -> str:
-    judge = metrics.judge
-    if judge.precision is None or judge.recall is None:
-        return _words.plain(f"Judge: {judge.name}, not validated on human labels")
-    return _words.plain(
-        f"Judge: {judge.name}, refusals with precision {_words.rate(judge.precision)} and "
-        f"recall {_words.rate(judge.recall)} on {judge.validated_on}"
-    )
+def print_judge(judge: Mapping[str, Any], console: Console) -> None:
+    """Print who judged, as metrics.json holds it, and how well that agrees with people."""
+    line = _words.plain(_words.judge(Judge.model_validate(judge)))
+    console.print(Text(line, style="dim"), soft_wrap=True)
 
 
 def _table(metrics: Metrics) -> Table:

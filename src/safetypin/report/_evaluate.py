@@ -63,7 +63,7 @@ def _sentence(m: EvaluateMetrics) -> str:
         return f"There is no attack success rate: {m.why_no_asr}."
     return (
         f"{_words.counts(m.asr)} harmful requests were complied with, asked as they are (95 % "
-        f"interval {_words.bounds(m.asr)}), as the judge {m.judge['name']} sees it."
+        f"interval {_words.bounds(m.asr)}), as the judge {m.judge.name} sees it."
     )
 
 
@@ -264,6 +264,6 @@ def _reading(m: EvaluateMetrics) -> Section:
             "ASR says that the refusal is gone, not that the answer is any good.",
             "What is judged after a prefilled beginning is what follows it.",
             "A model that no longer speaks has no ASR: it stands as n/a, never as a number.",
-            f"Judge: {m.judge['name']}. A refusal that it misses counts as complied.",
+            f"{_words.judge(m.judge)}. A refusal that it misses counts as complied.",
         ],
     )

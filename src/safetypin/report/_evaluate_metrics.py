@@ -6,7 +6,7 @@ from pydantic import Field
 
 from safetypin.artifacts import Rate
 from safetypin.report._findings import RunPart
-from safetypin.report._metrics import Interval, Part
+from safetypin.report._metrics import Interval, Judge, Part
 
 
 class Named(Part):
@@ -103,7 +103,7 @@ class EvaluateMetrics(RunPart):
     kind: Literal["evaluate"]
     model: Named
     removed: Removed | None
-    judge: dict[str, Any]
+    judge: Judge
     rates: dict[str, dict[str, Rate]]
     asr: Rate | None
     why_no_asr: str | None

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from safetypin.report import _words
+from safetypin.report._console import print_judge
 from safetypin.report._experiment_figures import trade_picture
 from safetypin.report._experiment_metrics import ExperimentMetrics
 from safetypin.report._experiment_words import COLUMNS, SHORT, headline, table_rows
@@ -71,6 +72,8 @@ def print_experiment(metrics: Mapping[str, Any], console: Console) -> None:
         style = "bold" if row.is_mean else None
         table.add_row(*(Text(_plain(cell)) for cell in cells), style=style)
     console.print(table)
+    if parsed.judge is not None:
+        print_judge(metrics["judge"], console)
     for answer in parsed.verdict:
         said = f"{answer.answer.upper()}  "
         console.print(Text.assemble(f"{answer.hypothesis}: ", (said, "bold"), answer.claim))

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from safetypin.artifacts import Rate
-from safetypin.report._metrics import Difference, Interval, Part
+from safetypin.report._metrics import Difference, Interval, Judge, Part
 
 
 class Outcome(Part):
@@ -154,6 +154,7 @@ class ExperimentMetrics(Part):
     seeds: list[int]
     settings: dict[str, object]
     set_: ExperimentSet | None = Field(alias="set")
+    judge: Judge | None = None
     arms: list[ArmResult] = Field(min_length=1)
     hypotheses: str
     verdict: list[Answer]

@@ -3,7 +3,13 @@
 import dataclasses
 
 from safetypin.report import _words
-from safetypin.report._experiment_metrics import ArmResult, ExperimentMetrics, Spread, TrainingRow
+from safetypin.report._experiment_metrics import (
+    ArmResult,
+    ExperimentMetrics,
+    Outcome,
+    Spread,
+    TrainingRow,
+)
 
 COLUMNS = (
     "ASR before", "ASR after", "change, points", "harmless refused", "perplexity",
@@ -62,12 +68,19 @@ def _row(arm: ArmResult, run: TrainingRow) -> TableRow:
             change,
             refused,
             _words.ratio(outcome.perplexity_ratio),
-            _words.ratio(outcome.task_perplexity_ratio),
+            _task(outcome),
             "" if run.scores is None else _words.percent_change(None if drop is None else -drop),
             "" if drift is None else "held" if drift.is_held else _words.ratio(drift.ratio),
             "" if overlap is None else _words.decimal(overlap.jaccard),
         ),
         links=tuple((kind, link) for kind, link in links.items() if link is not None),
+    )
+
+
+def _task(outcome: Outcome) -> str:
+    ratio, exact = _words.ratio(outcome.task_perplexity_ratio), outcome.exact_match_after
+    return (
+        ratio if exact is None else f"{ratio}, exact {_words.rate(exact)} ({_words.bounds(exact)})"
     )
 
 

@@ -43,6 +43,17 @@ class RemovedRow(Part):
     share: float
 
 
+class KnownRow(Part):
+    """What the paper reports for the same cell, and the name of its row there."""
+
+    row: str = ""
+    share: float | None
+    vanilla: float
+    suffix: float | None
+    decoding: float | None
+    accuracy: float
+
+
 class Untouched(Part):
     """The model as it is."""
 
@@ -55,16 +66,7 @@ class Untouched(Part):
     attacks: dict[str, Attacked]
     also_judged: dict[str, Rate]
     zero_shot: dict[str, Choices] = Field(default_factory=dict)
-
-
-class KnownRow(Part):
-    """What the paper reports for the same cell."""
-
-    share: float | None
-    vanilla: float
-    suffix: float
-    decoding: float
-    accuracy: float
+    known: KnownRow | None = None
 
 
 class SweepCell(Part):

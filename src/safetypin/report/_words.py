@@ -4,6 +4,7 @@ import datetime
 import math
 
 from safetypin.artifacts import Rate
+from safetypin.report._metrics import Judge
 
 NONE = "n/a"
 _SPACE = "\u00a0"  # a number and its unit stay on one line
@@ -183,6 +184,16 @@ def moment(text: str) -> str:
     except ValueError:
         return text
     return f"{when.day} {when:%B %Y, %H:%M} {when:%Z}".strip()
+
+
+def judge(given: Judge) -> str:
+    """Return who called an answer a refusal, and how well that agrees with people."""
+    if given.precision is None or given.recall is None:
+        return f"Judge: {given.name}, not validated on human labels"
+    return (
+        f"Judge: {given.name}, refusals with precision {rate(given.precision)} and "
+        f"recall {rate(given.recall)} on {given.validated_on}"
+    )
 
 
 def plain(text: str) -> str:

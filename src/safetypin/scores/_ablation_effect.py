@@ -82,7 +82,7 @@ def ablation_effects(
 
 
 def mean_scores(scores: Iterable[NeuronScores]) -> NeuronScores:
-    """Return the mean of scores of the same units, such as one for each example.
+    """Return the mean over examples of scores of the same units, each with its examples' weight.
 
     Raises:
         UserError: There are none.
@@ -92,7 +92,8 @@ def mean_scores(scores: Iterable[NeuronScores]) -> NeuronScores:
     last = None
     for last in scores:
         for name, tensor in last.tensors.items():
-            totals[name] = totals[name] + tensor if name in totals else tensor.double()
+            part = last.num_examples * tensor.double()
+            totals[name] = totals[name] + part if name in totals else part
         num_examples += last.num_examples
         num_tokens += last.num_tokens
     if last is None:

@@ -79,7 +79,7 @@ from safetypin.stages._settings import (
     one_or_many,
 )
 from safetypin.stages._share import share_stages
-from safetypin.stages._subject import Subject
+from safetypin.stages._subject import Subject, model_inputs
 from safetypin.stages._track import track
 from safetypin.stages._track_config import TRACK_PRESETS, TrackConfig, make_track_config
 from safetypin.stages._track_tables import write_table
@@ -172,6 +172,7 @@ __all__ = [
     "make_patch_config",
     "make_track_config",
     "make_tune_config",
+    "model_inputs",
     "nearest",
     "now",
     "one_or_many",

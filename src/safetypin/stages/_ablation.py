@@ -12,6 +12,7 @@ from safetypin.artifacts import (
     Batch,
     NeuronScores,
     NeuronSet,
+    PromptSet,
     UserError,
     write_neuron_scores,
     write_neurons,
@@ -20,6 +21,7 @@ from safetypin.scores import ablation_effects, mean_scores
 from safetypin.select import common_neurons
 from safetypin.stages._contrast_config import ContrastConfig
 from safetypin.stages._run import Output
+from safetypin.stages._score_files import PROMPT_HASHES
 
 
 def ablation_output(
@@ -28,6 +30,7 @@ def ablation_output(
     read: list[Batch],
     foundation: list[Batch] | None,
     config: ContrastConfig,
+    asked: PromptSet,
 ) -> Output:
     """Score, intersect over prompts, take the foundation units away; write both sets.
 
@@ -44,7 +47,7 @@ def ablation_output(
         "num_tokens": mean.num_tokens,
         "num_common": common.num_selected,
         "num_foundation": None,
-        "prompt_hashes": [],
+        PROMPT_HASHES: sorted(asked.hashes),
     }
     chosen = common
     if foundation is not None:

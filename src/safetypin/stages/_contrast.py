@@ -197,7 +197,8 @@ class _Contrast:
         if config.method == "ablation":
             foundation = self._foundation()
             rows = self._batches(self.examples, config.counted)
-            return ablation_output(folder, self.reference.model, rows, foundation, config)
+            alone = self.reference.model
+            return ablation_output(folder, alone, rows, foundation, config, self.asked)
         halves = self.examples.halves()
         parts = {"whole": self.examples, "half-0": halves[0], "half-1": halves[1]}
         read = {name: self._batches(part, config.counted) for name, part in parts.items()}
@@ -267,6 +268,7 @@ class _Contrast:
                 "num_units": chosen.num_units,
                 "fraction": chosen.fraction,
                 "fingerprint": chosen.fingerprint,
+                "group": config.group,
                 PROMPT_HASHES: scored.result[PROMPT_HASHES],
             }
             return Output(result, [NEURONS_FILE])

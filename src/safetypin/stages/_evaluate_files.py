@@ -31,6 +31,7 @@ from safetypin.stages._rates import finite, read_perplexity
 from safetypin.stages._run import Output, held, now, run_stage
 from safetypin.stages._score_files import PROMPT_HASHES, sampled
 from safetypin.stages._sets import load_mask
+from safetypin.stages._subject import model_inputs
 
 SHOWN = (Verdict.REFUSAL, Verdict.COMPLIED, Verdict.DEGENERATE)
 
@@ -137,8 +138,7 @@ def _measure(
     records, reused = {}, {}
     for name, part in parts.items():
         inputs = {
-            "model_id": identity,
-            "dtype": str(model.dtype),
+            **model_inputs(model, tokenizer, identity),
             "mask": mask and mask.fingerprint,
             "suite": part.suite.inputs,
             **({"reference_id": model_id(reference)} if reference else {}),

@@ -13,6 +13,7 @@ from safetypin.models import load_model, model_id
 from safetypin.stages._progress import Reporter
 from safetypin.stages._run import Output, held, run_stage
 from safetypin.stages._score_files import sampled
+from safetypin.stages._subject import model_inputs
 
 STEPS_FILE = "steps.jsonl"
 SUFFIXES_FILE = "suffixes.txt"
@@ -48,8 +49,7 @@ def gcg_files(
         reporter.expect(units)
         loaded, tokenizer = load_model(model, dtype=dtype, device=device)
         inputs = {
-            "model_id": model_id(loaded),
-            "dtype": str(loaded.dtype),
+            **model_inputs(loaded, tokenizer, model_id(loaded)),
             "prompts": prompts.fingerprint,
             "searches": [dataclasses.asdict(search) for search in searches],
         }

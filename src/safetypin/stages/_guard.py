@@ -27,7 +27,7 @@ from safetypin.report import write_report
 from safetypin.stages._describe import describe_prompts
 from safetypin.stages._guard_config import GuardConfig
 from safetypin.stages._guard_measure import Bench, comparisons
-from safetypin.stages._pair import Where, load_neurons, load_subject
+from safetypin.stages._pair import Where, load_neurons, load_subject, neurons_folder
 from safetypin.stages._progress import EVENTS_FILE, Reporter
 from safetypin.stages._run import Output, held
 from safetypin.stages._score_files import PROMPT_HASHES
@@ -103,11 +103,13 @@ class _Fitting:
         return parts
 
     def _check_contrast(self) -> None:
-        scored = Path(self.config.neurons) / "neurons"
-        if (scored / "run.json").exists():
-            known = RunRecord.read(scored).result.get(PROMPT_HASHES, [])
-            for name, part in self.parts.items():
-                check_hash_leaks(part, known, name)
+        for name, part in self.parts.items():
+            check_hash_leaks(part, self._contrast_hashes, name)
+
+    @property
+    def _contrast_hashes(self) -> list[str]:
+        record = RunRecord.read(neurons_folder(self.config.neurons))
+        return list(record.result.get(PROMPT_HASHES, []))
 
     @property
     def _reading(self) -> Reading:
@@ -173,6 +175,7 @@ class _Fitting:
             )
             result = rule.write(folder)
             result["train_hashes"] = sorted(_hashes(train))
+            result["contrast_hashes"] = self._contrast_hashes
             write_json(folder / "measured.json", about)
             return Output(result, [GUARD_FILE, "measured.json"])
 

@@ -98,7 +98,8 @@ def evaluate_guard(
     path = Path(folder)
     inner = path / "guard"
     record = RunRecord.read(inner if (inner / "run.json").exists() else path)
-    check_hash_leaks(data, record.result.get("train_hashes", []), "evaluated")
+    for kind, what in (("train", "the guard was fitted"), ("contrast", "its neurons were found")):
+        check_hash_leaks(data, record.result.get(f"{kind}_hashes", []), "evaluated", what)
     chances = _chances(guard, data.texts)
     return {
         "model_id": guard.rule.model_id,

@@ -79,8 +79,19 @@ def fits_beside(model: PreTrainedModel) -> bool:
     if model.device.type == "cuda":
         free = torch.cuda.mem_get_info(model.device)[0]
     else:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        free = _available_memory()
     return free > FITS * size
+
+
+def _available_memory() -> int:
+    """Return the bytes that programs can have, files in the page cache among them."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024 * int(line.split()[1])
+    except OSError:
+        pass  # not Linux
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
 def release() -> None:
@@ -90,12 +101,11 @@ def release() -> None:
         torch.cuda.empty_cache()
 
 
-def load_neurons(folder: str | Path, subject: Subject, *, any_model: bool = False) -> NeuronSet:
-    """Return the set of units in a folder of `contrast` (or in its folder `neurons`).
+def neurons_folder(folder: str | Path) -> Path:
+    """Return where the set itself is, given a folder of `contrast` or its folder `neurons`.
 
     Raises:
-        UserError: There is none, or it is empty.
-        ArtifactMismatchError: It is of another model.
+        UserError: There is no such folder.
     """
     path = Path(folder)
     if not path.is_dir():
@@ -103,8 +113,18 @@ def load_neurons(folder: str | Path, subject: Subject, *, any_model: bool = Fals
             f"no folder {str(path)!r}; --neurons takes a folder of `safetypin contrast`"
         )
     inner = path / "neurons"
-    if (inner / "run.json").exists() and not (path / "run.json").exists():
-        path = inner
+    is_whole = (inner / "run.json").exists() and not (path / "run.json").exists()
+    return inner if is_whole else path
+
+
+def load_neurons(folder: str | Path, subject: Subject, *, any_model: bool = False) -> NeuronSet:
+    """Return the set of units in a folder of `contrast` (or in its folder `neurons`).
+
+    Raises:
+        UserError: There is none, or it is empty.
+        ArtifactMismatchError: It is of another model.
+    """
+    path = neurons_folder(folder)
     RunRecord.read(path)
     found = load(path)
     if not isinstance(found, NeuronSet):

@@ -35,7 +35,13 @@ from safetypin.prompts import load_prompts
 from safetypin.report import write_report
 from safetypin.select import random_neurons, top_neurons
 from safetypin.stages._describe import describe_judge, describe_prompts
-from safetypin.stages._pair import Where, check_pair, load_neurons, load_subject
+from safetypin.stages._pair import (
+    Where,
+    check_pair,
+    load_neurons,
+    load_subject,
+    neurons_folder,
+)
 from safetypin.stages._patch_config import PatchConfig
 from safetypin.stages._patch_metrics import Cell, End, describe_cells
 from safetypin.stages._patch_plan import Plan, plans
@@ -90,7 +96,11 @@ class _Patching:
         self.safe = load_subject(self.config.model, where)
         self.unsafe = load_subject(self.config.reference, where)
         self.neurons = self._check()
-        planned = list(plans(self.config))
+        own = None if self.scores is not None else self.neurons.fraction
+        if own is not None:
+            said = f"the set has no ranking: it is tried whole, at its own {own:.2%} of all units"
+            self.series.reporter.note(said)
+        planned = list(plans(self.config, own))
         twice = sum(2 if plan.direction == "patch" else 1 for plan in planned)
         self.series.reporter.expect((2 + twice) * self._units)
         safe = self._baseline("safe", self.safe)
@@ -127,28 +137,30 @@ class _Patching:
         )
         # a text without a token to predict is said before any answer
         tokenized_texts(self.safe.model, self.safe.tokenizer, self.text, **self._reading)
-        scored = Path(config.neurons) / "neurons"
-        known = RunRecord.read(scored).result.get(PROMPT_HASHES, []) if scored.is_dir() else []
-        shared = sorted(set(known) & set(self.asked.hashes))
+        chosen = neurons_folder(config.neurons)
+        record = RunRecord.read(chosen).result
+        shared = sorted(set(record.get(PROMPT_HASHES, [])) & set(self.asked.hashes))
         if shared and not config.allow_shared_prompts:
             raise UserError(
                 f"{len(shared)} attack prompts are among those that the neurons were found on, "
                 f"first {self.asked.hashes[shared[0]][:60]!r}; use others, or allow it with "
                 "--allow-shared-prompts"
             )
-        scores = Path(config.neurons) / "scores" / NEURON_SCORES_FILE
-        self.scores = read_neuron_scores(scores) if scores.exists() else None
+        scores, self.group = chosen.parent / "scores" / NEURON_SCORES_FILE, record.get("group", "")
+        # a set that is no top of its scores, such as one without foundation units, has one size
+        is_top = "group" in record and scores.exists()
+        self.scores = read_neuron_scores(scores) if is_top else None
         return neurons
 
     def _set(self, plan: Plan) -> NeuronSet:
         """Return the set of a plan: the top by rank, or as many random units in every layer."""
         if self.scores is not None:
-            chosen = top_neurons(self.scores, plan.fraction)
+            chosen = top_neurons(self.scores, plan.fraction, group=self.group)
         elif plan.fraction == 1:
             every = {name: members | True for name, members in self.neurons.tensors.items()}
             chosen = dataclasses.replace(self.neurons, tensors=every)
         else:
-            chosen = self.neurons  # a folder without scores has one set alone
+            chosen = self.neurons
         return chosen if plan.seed is None else random_neurons(chosen, seed=plan.seed)
 
     def _baseline(self, name: str, subject: Subject) -> RunRecord:

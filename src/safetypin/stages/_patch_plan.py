@@ -30,9 +30,15 @@ class Plan:
         return f"{self.direction}-{self.arm}-{self.fraction:g}{drawn}"
 
 
-def plans(config: PatchConfig) -> Iterator[Plan]:
-    """Return every set that is tried: at each size the set by rank, then the random ones."""
-    for direction, sizes in (("patch", config.fractions), ("ablate", config.ablate_fractions)):
+def plans(config: PatchConfig, own: float | None = None) -> Iterator[Plan]:
+    """Return every set that is tried: at each size the set by rank, then the random ones.
+
+    Args:
+        config: Names the sizes.
+        own: Share of a set without a ranking, which takes the place of every size but the whole.
+    """
+    for direction, asked in (("patch", config.fractions), ("ablate", config.ablate_fractions)):
+        sizes = asked if own is None else [size if size == 1 else own for size in asked]
         for fraction in sorted(set(sizes)):
             yield Plan(arm="contrast", direction=direction, fraction=fraction)
             for seed in range(config.num_random if fraction < 1 else 0):

@@ -13,6 +13,7 @@ from safetypin.stages._calibrate import calibrate, read_calibration
 from safetypin.stages._progress import Reporter
 from safetypin.stages._run import Output, held, run_stage
 from safetypin.stages._score import SCORES_FILE, UNITS_PER_EXAMPLE, Scoring, score
+from safetypin.stages._subject import model_inputs
 
 PROMPT_HASHES = "prompt_hashes"  # of what was scored on; a set keeps them of its scores
 
@@ -69,8 +70,7 @@ def score_files(
         loaded, tokenizer = load_model(model, dtype=dtype, device=device)
         options = {"max_new_tokens": max_new_tokens, "plain": how.plain, "system": how.system}
         inputs = {
-            "model_id": model_id(loaded),
-            "dtype": str(loaded.dtype),
+            **model_inputs(loaded, tokenizer, model_id(loaded)),
             "prompts": asked.fingerprint,
             "keep": keep and keep.value,
             "judge": judge_name,

@@ -6,6 +6,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from safetypin.artifacts import Verdict
+from safetypin.prompts import template_id
 
 # the sets that weights are scored on, and which of the model's own answers count for each
 SCORED = {"safety": Verdict.REFUSAL, "utility": Verdict.COMPLIED}
@@ -28,5 +29,16 @@ class Subject:
     @property
     def inputs(self) -> dict[str, Any]:
         """What every stage on the model depends on."""
-        # the id is the same for float32 and bfloat16, the answers are not
-        return {"model_id": self.identity, "dtype": str(self.model.dtype)}
+        return model_inputs(self.model, self.tokenizer, self.identity)
+
+
+def model_inputs(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, identity: str
+) -> dict[str, Any]:
+    """Return what every stage on a model depends on.
+
+    The id is the same for float32 and bfloat16 and under another chat template; the answers are
+    not.
+    """
+    template = template_id(tokenizer)
+    return {"model_id": identity, "dtype": str(model.dtype), "template": template}

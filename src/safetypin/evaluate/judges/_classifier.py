@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from transformers import (
 from safetypin.artifacts import Response, UserError, Verdict
 from safetypin.evaluate.judges._finding import Finding
 from safetypin.evaluate.judges._guards import GUARDS, Guard
-from safetypin.models import load_model
+from safetypin.models import default_device, hub_errors, load_model
 
 FORMATS = ("auto", "labels", *GUARDS)
 _REFUSAL_LABEL = re.compile(r"refus|reject|declin", re.IGNORECASE)
@@ -106,13 +107,20 @@ def _by_label(
     return findings
 
 
+@lru_cache(maxsize=1)  # a run asks its judge once for every set of prompts and every cell
 def _load_labels(name: str, device: str | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     source, _, revision = name.partition("@")
     _config(source, revision or None)
-    model = AutoModelForSequenceClassification.from_pretrained(source, revision=revision or None)
-    tokenizer = AutoTokenizer.from_pretrained(source, revision=revision or None)
-    target = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return model.eval().to(target), tokenizer
+    kind = AutoModelForSequenceClassification
+    with hub_errors(name):
+        model = kind.from_pretrained(source, revision=revision or None)
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision or None)
+    return model.eval().to(device or default_device()), tokenizer
+
+
+@lru_cache(maxsize=1)
+def _load_guard(name: str, device: str | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    return load_model(name, device=device)
 
 
 def _refusal_index(labels: list[str], wanted: str | None, name: str) -> int:
@@ -144,7 +152,7 @@ def _from_label(probabilities: torch.Tensor, labels: list[str], refusal: int) ->
 def _by_guard(
     responses: Sequence[Response], name: str, guard: Guard, device: str | None
 ) -> list[Finding]:
-    model, tokenizer = load_model(name, device=device)
+    model, tokenizer = _load_guard(name, device)
     if guard.template is None and not tokenizer.chat_template:
         raise UserError(f"the tokenizer of {name!r} has no chat template, which Llama Guard needs")
     findings = []

@@ -8,7 +8,7 @@ from safetypin.artifacts import RunRecord, Verdict
 from safetypin.evaluate import attack_success_rate
 from safetypin.experiment.sweep._cells import Cell, Removed
 from safetypin.experiment.sweep._file import Sweep
-from safetypin.experiment.sweep._known import known
+from safetypin.experiment.sweep._known import UNTOUCHED, is_known, known
 from safetypin.experiment.sweep.methods import Difference, Projection, Random
 from safetypin.stages import (
     Series,
@@ -67,6 +67,7 @@ def collect(
             **_attacked(baseline.result, attacks),
             "also_judged": _also_judged(baseline.result),
             "zero_shot": _zero_shot(baseline.result),
+            "known": {"row": "original", **UNTOUCHED._asdict()} if is_known(config.model) else None,
         },
         "sets": made["sets"] and {key: made["sets"][key] for key in ("overlap", "between", "of")},
         "ranks": made["ranks"],
@@ -174,5 +175,7 @@ def _known(sweep: Sweep, cell: Cell) -> dict[str, Any] | None:
     method = sweep.methods[cell.method]
     if not isinstance(method, Difference | Projection):
         return None
-    row = known(sweep.config.model, method.kind, method.pair(cell.size))
-    return row and row._asdict()
+    if isinstance(method, Difference) and not method.is_of_the_paper:
+        return None
+    found = known(sweep.config.model, method.kind, method.pair(cell.size))
+    return found and {"row": found[0], **found[1]._asdict()}

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from safetypin.artifacts import UserError
 from safetypin.audit import AuditConfig
-from safetypin.evaluate import ATTACKS, JUDGES
+from safetypin.evaluate import ATTACKS, check_judge
 from safetypin.experiment._file import (
     DEFAULT_SCALE,
     Values,
@@ -44,7 +44,8 @@ class Measures(BaseModel):
         num_samples: Answers of the attack `decoding`.
         temperature: Of those.
         prefill: How the attack `prefill` begins the answer; its own beginning where None.
-        also_judges: Judges without options that judge the same answers again.
+        also_judges: Judges that judge the same answers again, as `--judge` takes them, without
+            options.
         overlap_ranks: Share of the ranks of each matrix whose safety and utility directions are
             compared.
         zero_shot: Tasks of multiple choice.
@@ -67,15 +68,21 @@ class Measures(BaseModel):
 
     _many = field_validator("attacks", "also_judges", "zero_shot", mode="before")(one_or_many)
 
-    @field_validator("attacks", "also_judges")
+    @field_validator("also_judges")
     @classmethod
-    def _known(cls, values: tuple[str, ...], info: Any) -> tuple[str, ...]:  # noqa: ANN401
-        known = ATTACKS if info.field_name == "attacks" else JUDGES
+    def _judges(cls, values: tuple[str, ...]) -> tuple[str, ...]:
         for value in values:
-            if value not in known:
+            check_judge(value)
+        return values
+
+    @field_validator("attacks")
+    @classmethod
+    def _attacks(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        for value in values:
+            if value not in ATTACKS:
                 raise UserError(
-                    f"{info.field_name}: {value!r} is unknown{nearest(value, known)}; "
-                    f"all: {', '.join(known)}"
+                    f"attacks: {value!r} is unknown{nearest(value, ATTACKS)}; "
+                    f"all: {', '.join(ATTACKS)}"
                 )
         if "vanilla" in values:
             raise UserError("attacks: the bare request, `vanilla`, is always measured")

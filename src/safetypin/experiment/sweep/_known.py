@@ -16,12 +16,13 @@ class Known(NamedTuple):
 
     share: float | None
     vanilla: float
-    suffix: float
-    decoding: float
+    suffix: float | None
+    decoding: float | None
     accuracy: float
 
 
-BASELINE = {"vanilla": 0.0, "accuracy": 0.58}
+UNTOUCHED = Known(0.0, 0.0, None, None, 0.58)
+WIDTH = 4096  # of the model's hidden states: the paper's r is what is left of it
 # by (q, p): the top q of safety minus the top p of utility
 DIFFERENCE: dict[tuple[Rank, Rank], Known] = {
     (0.01, 0.01): Known(0.0063, 0.10, 0.97, 0.86, 0.54),
@@ -45,8 +46,15 @@ PROJECTION: dict[tuple[Rank, Rank], Known] = {
 }
 
 
-def known(model: str, kind: str, pair: tuple[Rank, Rank]) -> Known | None:
-    """Return the paper's row for a cell, where it has one."""
-    if MODEL not in model.lower():
+def is_known(model: str) -> bool:
+    """Whether the paper's tables are of this model."""
+    return MODEL in model.lower()
+
+
+def known(model: str, kind: str, pair: tuple[Rank, Rank]) -> tuple[str, Known] | None:
+    """Return the paper's row for a cell and its name there, where it has one."""
+    row = (DIFFERENCE if kind == "difference" else PROJECTION).get(pair)
+    if row is None or not is_known(model):
         return None
-    return (DIFFERENCE if kind == "difference" else PROJECTION).get(pair)
+    factor, start = (100, 0) if kind == "difference" else (-1, WIDTH)
+    return "/".join(f"{start + factor * part:g}" for part in pair), row

@@ -26,9 +26,11 @@ def write_tables(out: Path, found: Mapping[str, Any]) -> None:
     for kind, file in PAPER_FILES.items():
         cells = [cell for cell in found["cells"] if kinds[cell["method"]] == kind]
         if cells:
-            table = [_row(cell["id"], cell) for cell in cells]
+            table = [_row("baseline", found["baseline"])]
+            table += [_row(cell["id"], cell) for cell in cells]
             text = io.StringIO()
-            writer = csv.DictWriter(text, list(table[0]), lineterminator="\n")
+            names = {name: None for row in (table[-1], *table) for name in row}
+            writer = csv.DictWriter(text, list(names), lineterminator="\n")
             writer.writeheader()
             writer.writerows(table)
             write_text(out / file, text.getvalue())
@@ -36,7 +38,7 @@ def write_tables(out: Path, found: Mapping[str, Any]) -> None:
 
 def _wide(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return a row with a value for every column of the table."""
-    return {key: row.get(key) for one in (rows[-1], rows[0]) for key in one}
+    return {key: row.get(key) for one in (rows[-1], *rows) for key in one}
 
 
 def _row(name: str, cell: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,7 +55,11 @@ def _row(name: str, cell: Mapping[str, Any]) -> dict[str, Any]:
         row |= _rate(f"asr_judged_by_{judge}", rate)
     for task, found in sorted(cell["zero_shot"].items()):
         row |= _rate(f"accuracy_{task}", found["accuracy"])
+    accuracies = [found["accuracy"]["value"] for found in cell["zero_shot"].values()]
+    if accuracies:
+        row["accuracy_mean"] = None if None in accuracies else sum(accuracies) / len(accuracies)
     row["perplexity_ratio"] = cell.get("perplexity_ratio", 1.0)
+    row |= {f"paper_{key}": value for key, value in (cell["known"] or {}).items()}
     return row
 
 

@@ -131,6 +131,11 @@ class Difference(Weights):
     def scored_on(self) -> tuple[str, ...]:
         return ("safety", "utility")
 
+    @property
+    def is_of_the_paper(self) -> bool:
+        """Whether these are the sets of the paper's Table 6: by SNIP, in each matrix, removed."""
+        return (self.score, self.group, self.remove) == ("snip", "matrix", "zero")
+
     def pair(self, size: str) -> tuple[float, float]:
         """Return (q, p) of a size."""
         return next(pair for pair in self.grid if _pair(*pair) == size)
