@@ -32,6 +32,7 @@ OPENERS = {
     "report/_read": "metrics.json of a run folder",
     "report/_html": "the page, through artifacts' `replacing`; its own template",
     "stages/_calibrate": "the calibration prompts, whose hash is in run.json",
+    "stages/_pair": "/proc/meminfo",
     "stages/_run": "the mark of a stage's inputs, which is no artifact",
 }
 OPENING = {

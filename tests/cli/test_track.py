@@ -14,6 +14,9 @@ FINDINGS = [
 ]
 
 
+JUDGE = {"name": "phrases", "precision": None, "recall": None, "validated_on": None}
+
+
 @pytest.fixture
 def ran(monkeypatch):
     """What a run was called with."""
@@ -21,7 +24,7 @@ def ran(monkeypatch):
 
     def run(config, out, *, reporter):
         calls.append((config, out, reporter))
-        return {"findings": FINDINGS}
+        return {"findings": FINDINGS, "judge": JUDGE}
 
     monkeypatch.setattr(_track, "run_track", run)
     # which options do nothing is read from the run, and there is none here
@@ -67,6 +70,7 @@ def test_a_file_of_settings_names_the_run_itself(ran, tmp_path):
 def test_the_findings_and_the_report_are_printed(ran, tmp_path):
     ended = invoke("runs/t", "--out", str(tmp_path / "o"))
     assert "Did it? fell\n  By [bold] 3.\n" in ended.output
+    assert "Judge: phrases, not validated on human labels" in ended.output
     assert f"report: {tmp_path / 'o' / 'report.html'}" in ended.output
 
 

@@ -194,8 +194,10 @@ def test_the_tables_hold_every_cell(swept, found):
     assert list(table["cell"]) == ["baseline", *(cell["id"] for cell in found["cells"])]
     assert table["asr_judged"].iloc[0] == 12
     assert "decoding_any_of_2" in table
-    assert len(pd.read_csv(swept / "table6.csv")) == 2
-    assert len(pd.read_csv(swept / "table7.csv")) == 1
+    six = pd.read_csv(swept / "table6.csv")
+    assert six["cell"].iloc[0] == "baseline"
+    assert len(six) == 1 + 2
+    assert len(pd.read_csv(swept / "table7.csv")) == 1 + 1
 
 
 def test_methods_are_compared_with_methods_at_their_largest_size(found):
@@ -286,7 +288,7 @@ def test_a_killed_sweep_goes_on_and_finds_the_same(file, found, nursery, tmp_pat
         ('which = "bottom"', 'group = "colum"', "row, matrix"),
         ('which = "bottom"', "shard = 3", "shard"),
         ('attacks = ["suffix"', 'attacks = ["sufix"', "did you mean suffix"),
-        ('["papers", "prefix"]', '["paper"]', "did you mean papers"),
+        ('["papers", "prefix"]', '["paper"]', "nearest: papers"),
         ("num_attacked = 6", "num_atacked = 6", "did you mean num_attacked"),
         ('remove = "reference"', 'remove = "mean"', "remove"),
     ],

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
-from safetypin.artifacts import UserError
 from safetypin.experiment import is_chain, is_sweep, read_sweep
 from safetypin.experiment.sweep._file import Measures
 from safetypin.experiment.sweep._known import PROJECTION, known
@@ -42,12 +42,11 @@ def test_the_small_scale_needs_nothing_from_the_network():
 
 
 def test_other_judges_are_checked_before_anything_runs():
-    assert (
-        Measures(also_judges=("prefix", "classifier:folder")).also_judges[1] == "classifier:folder"
-    )
-    with pytest.raises(UserError, match="lacks its argument; write classifier:"):
+    judges = ("prefix", "classifier:folder")
+    assert Measures(also_judges=judges).also_judges == judges
+    with pytest.raises(ValidationError, match="lacks its argument; write classifier:"):
         Measures(also_judges=("classifier",))
-    with pytest.raises(UserError, match="no judge 'prefx'; nearest: prefix"):
+    with pytest.raises(ValidationError, match="no judge 'prefx'; nearest: prefix"):
         Measures(also_judges=("prefx",))
 
 
