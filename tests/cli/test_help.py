@@ -6,9 +6,11 @@ import sys
 from importlib.metadata import version
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from safetypin.artifacts import UserError
+from safetypin.audit import AuditConfig
 from safetypin.cli import _app, _doctor, app
 from safetypin.cli._options import names, numbers
 from safetypin.prompts import PROMPT_SOURCES
@@ -204,3 +206,14 @@ def test_an_unknown_phase_of_warp_is_taken_for_a_model():
     ended = run("warp", "no-such-model")
     assert ended.exit_code == 2
     assert "Missing option '--out'" in ended.output
+
+
+def test_the_help_of_audit_says_every_default_and_changes_no_other_command():
+    helps = {p.name: p.help for p in typer.main.get_command(app).commands["audit"].params}
+    defaults = AuditConfig.model_fields
+    assert helps["num_random"].endswith(f"; {defaults['num_random'].default}.")
+    assert helps["q"].endswith("; 0.001, 0.0025, 0.005, 0.01, 0.02.")
+    assert helps["keep_scores"].endswith("; no.")
+    assert not helps["p"].endswith("None.")
+    other = {p.name: p.help for p in typer.main.get_command(app).commands["track"].params}
+    assert other["device"] == helps["device"]

@@ -118,3 +118,12 @@ def test_a_batch_without_a_response_loses_over_its_counted_tokens():
     expected = snip(model, [batch]).tensors
     for name, tensor in snip(model, [Batch(*batch[:3])]).tensors.items():
         assert torch.equal(tensor, expected[name])
+
+
+def test_logits_are_made_of_the_predicted_tokens_alone():
+    model, rows = build("llama"), []
+    count = model.lm_head.register_forward_hook(lambda *call: rows.append(call[2][..., 0].numel()))
+    found = snip(model, make_batches(examples(5)))
+    count.remove()
+    assert sum(rows) == found.num_tokens
+    assert not model.lm_head._forward_pre_hooks

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import inspect
 from collections.abc import Sequence
 from itertools import takewhile
 
@@ -36,7 +37,8 @@ class Prefix:
         """
         none = cls([], None)
         attention = getattr(model.config, "_attn_implementation", None)
-        if len(rows) < 2 or attention not in ATTENTION:
+        caches = "past_key_values" in inspect.signature(model.forward).parameters
+        if len(rows) < 2 or attention not in ATTENTION or not caches:
             return none
         columns = zip(*(row[:-1] for row in rows), strict=False)
         shared = [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from safetypin.artifacts import (
     NEURON_SCORES_FILE,
+    NeuronScores,
     NeuronSet,
     PromptSet,
     Response,
@@ -146,11 +147,22 @@ class _Patching:
                 f"first {self.asked.hashes[shared[0]][:60]!r}; use others, or allow it with "
                 "--allow-shared-prompts"
             )
-        scores, self.group = chosen.parent / "scores" / NEURON_SCORES_FILE, record.get("group", "")
-        # a set that is no top of its scores, such as one without foundation units, has one size
-        is_top = "group" in record and scores.exists()
-        self.scores = read_neuron_scores(scores) if is_top else None
+        self.group = record.get("group", "model")
+        self.scores = self._ranking(chosen.parent / "scores" / NEURON_SCORES_FILE, neurons)
         return neurons
+
+    def _ranking(self, path: Path, neurons: NeuronSet) -> NeuronScores | None:
+        """Return the scores whose top the set is; None where it is no top, and has one size.
+
+        A set without foundation units is none, nor is one beside scores that are not its own.
+        """
+        if not path.exists():
+            return None
+        scores = read_neuron_scores(path)
+        if scores.tensors.keys() != neurons.tensors.keys():
+            return None
+        top = top_neurons(scores, neurons.fraction, group=self.group)
+        return scores if top.fingerprint == neurons.fingerprint else None
 
     def _set(self, plan: Plan) -> NeuronSet:
         """Return the set of a plan: the top by rank, or as many random units in every layer."""
