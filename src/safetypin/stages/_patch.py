@@ -15,12 +15,11 @@ from safetypin.artifacts import (
     Response,
     RunRecord,
     UserError,
-    append_line,
-    read_lines,
     read_neuron_scores,
     write_json,
 )
 from safetypin.evaluate import (
+    OnBatch,
     generate,
     generate_patched,
     judge_options,
@@ -36,6 +35,7 @@ from safetypin.prompts import load_prompts
 from safetypin.report import write_report
 from safetypin.select import random_neurons, top_neurons
 from safetypin.stages._describe import describe_judge, describe_prompts
+from safetypin.stages._evaluate import kept_answers
 from safetypin.stages._pair import (
     Where,
     check_pair,
@@ -179,7 +179,7 @@ class _Patching:
         inputs = self._inputs(subject)
 
         def compute(folder: Path) -> Output:
-            known, keep = _kept(folder, self.series.reporter, self.config.max_new_tokens)
+            known, keep = self._kept(folder)
             answers = generate(
                 subject.model,
                 subject.tokenizer,
@@ -191,6 +191,14 @@ class _Patching:
             return self._judged(answers, subject.model)
 
         return self.series.run(name, inputs, compute, units=self._units)
+
+    def _kept(self, folder: Path) -> tuple[dict[int, Response], OnBatch]:
+        return kept_answers(
+            folder / "responses.jsonl",
+            len(self.asked),
+            max_new_tokens=self.config.max_new_tokens,
+            reporter=self.series.reporter,
+        )
 
     def _inputs(self, *subjects: Subject) -> Given:
         config = self.config
@@ -225,7 +233,7 @@ class _Patching:
         inputs = self._inputs(*subjects) | {"neurons": neurons.fingerprint}
 
         def compute(folder: Path) -> Output:
-            known, keep = _kept(folder, self.series.reporter, self.config.max_new_tokens)
+            known, keep = self._kept(folder)
             how = {"done": known, "on_batch": keep, **self._how}
             first, source = subjects[0], self.safe.model
             reader = first.tokenizer
@@ -285,17 +293,3 @@ class _Patching:
 
 def _measured(record: RunRecord) -> Given:
     return {name: record.result[name] for name in ("verdicts", "perplexity")}
-
-
-def _kept(folder: Path, reporter: Reporter, num_tokens: int) -> tuple[dict[int, Response], Any]:
-    """Return the answers that a killed run left, and what keeps new ones."""
-    path = folder / "responses.jsonl"
-    known = {row["index"]: Response(**row["response"]) for row in read_lines(path)}
-    reporter.advance(len(known) * num_tokens, reused=True)
-
-    def keep(indices: list[int], responses: list[Response]) -> None:
-        for index, response in zip(indices, responses, strict=True):
-            append_line(path, {"index": index, "response": dataclasses.asdict(response)})
-        reporter.advance(len(indices) * num_tokens)
-
-    return known, keep
