@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from safetypin.artifacts import ArtifactMismatchError, NeuronSet, UserError, inputs_hash, load, save
 from safetypin.cli import app
 from safetypin.models import load_model
+from safetypin.passes import forward
 from safetypin.report import write_report
 from safetypin.stages import (
     contrast_models,
@@ -70,6 +71,32 @@ def test_a_contrast_leaves_scores_a_set_numbers_and_a_page(contrasted):
         assert words in page
     assert "<image" in page
     assert "http://" not in re.sub(r"http://www\.w3\.org\S+", "", page)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_each_model_reads_each_prompt_once(place, pair, tmp_path, monkeypatch, apart):
+    read = []
+
+    def counted(model, batch, **options):
+        read.extend([model.config.name_or_path] * len(batch.input_ids))
+        return forward(model, batch, **options)
+
+    monkeypatch.setattr("safetypin.scores._contrast.forward", counted)
+    config = make_contrast_config(
+        pair["model"],
+        {
+            "reference": pair["reference"],
+            "prompts": str(place / "safety.jsonl"),
+            "num_prompts": 9,
+            "counted": "prompt",
+            "one_at_a_time": apart,
+            "device": "cpu",
+        },
+    )
+    found = contrast_models(config, tmp_path / "out")
+    assert sorted(read) == sorted([pair["model"], pair["reference"]] * 9)
+    assert found["num_examples"] == 9
+    assert found["noise"]["jaccard"] > 0
 
 
 def test_the_same_numbers_give_the_same_page(contrasted, patched):

@@ -316,7 +316,7 @@ def test_the_fewest_columns_that_hold_the_share(counts, coverage, expected):
 
 
 def test_what_the_mask_reaches_is_told(caplog):
-    caplog.set_level("INFO", logger="safetypin")
+    caplog.set_level("WARNING", logger="safetypin")
     model = build("llama")
     mask = columns_of(model)
     tuned(model, MaskedLora(mask, "column"), max_steps=1)

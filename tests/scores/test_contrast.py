@@ -1,5 +1,7 @@
 """The contrast of two models: by hand, against a slow reference, and in every bad case."""
 
+import dataclasses
+
 import pytest
 import torch
 from peft import IA3Config, LoraConfig
@@ -7,7 +9,7 @@ from peft import IA3Config, LoraConfig
 from conftest import CONFIGS, adapted, build, examples, make_batches
 from safetypin.artifacts import ArtifactMismatchError, DamagedArtifactError, UserError
 from safetypin.models import base_fingerprint, model_id, unit_sites
-from safetypin.scores import _contrast, contrast, record
+from safetypin.scores import _contrast, contrast, contrast_parts, record
 from safetypin.select import top_neurons
 from test_contracts import assert_same_state, state_of
 
@@ -122,6 +124,35 @@ def test_two_forward_passes_are_all_that_is_run():
         model.register_forward_hook(lambda *_, name=name: calls.append(name))
     contrast(aligned, other, make_batches(examples(5)))
     assert sorted(calls) == ["aligned", "other"]
+
+
+@pytest.mark.parametrize("family", ["llama", "mixtral"])
+@pytest.mark.parametrize("weighting", ["token", "example"])
+@pytest.mark.parametrize("scale", ["plain", "free"])
+def test_parts_are_read_once_and_give_the_scores_of_all(family, weighting, scale):
+    aligned, other = pair(family)
+    rows, how = examples(7), {"weighting": weighting, "scale": scale}
+    parts = {"a": make_batches(rows[:5], batch_size=2), "b": make_batches(rows[5:])}
+    expected = {
+        "whole": contrast(aligned, other, make_batches(rows), **how),
+        **{name: contrast(aligned, other, part, **how) for name, part in parts.items()},
+    }
+    calls, told = [], []
+    for name, model in (("aligned", aligned), ("other", other)):
+        model.register_forward_pre_hook(
+            lambda _, args, name=name: calls.extend([name] * len(args[0]))
+        )
+    found = contrast_parts(aligned, dict.fromkeys(parts, other), parts, progress=told.append, **how)
+    assert sorted(calls) == ["aligned"] * 7 + ["other"] * 7
+    assert told == sorted(told)
+    assert told[-1] == 7
+    assert list(found) == ["whole", "a", "b"]
+    for name, scores in found.items():
+        assert dataclasses.replace(scores, tensors={}) == dataclasses.replace(
+            expected[name], tensors={}
+        )
+        for place, tensor in scores.tensors.items():
+            torch.testing.assert_close(tensor, expected[name].tensors[place], rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("family", ["llama", "mixtral"])

@@ -86,7 +86,7 @@ def finetune(
             model.float()
         guard = protect.begin(model)
         for note in guard.notes:
-            log.info("%s", note)
+            log.warning("%s", note)
         try:
             _train(guard, tokenizer, rows, training, rate, checkpoints, on_step)
         except BaseException:

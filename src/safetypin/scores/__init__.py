@@ -6,7 +6,7 @@ from collections.abc import Callable
 from safetypin.artifacts import WeightScores
 from safetypin.scores._ablation_effect import ablation_effects, mean_scores
 from safetypin.scores._coefficients import coefficient_gradients, random_coefficients
-from safetypin.scores._contrast import SCALES, WEIGHTINGS, contrast, record
+from safetypin.scores._contrast import SCALES, WEIGHTINGS, contrast, contrast_parts, record
 from safetypin.scores._differences import Recorded
 from safetypin.scores._heads import probe_heads
 from safetypin.scores._magnitude import magnitude
@@ -40,6 +40,7 @@ __all__ = [
     "ablation_effects",
     "coefficient_gradients",
     "contrast",
+    "contrast_parts",
     "magnitude",
     "magnitude_difference",
     "mean_scores",

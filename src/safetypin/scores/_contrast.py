@@ -7,7 +7,9 @@ not fit beside the other is read first and kept on disk; `scale="free"` divides 
 model's own root mean square, without which the growth of activations with depth decides.
 """
 
-from collections.abc import Iterable
+import functools
+import operator
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
@@ -70,23 +72,9 @@ def contrast(
         UserError: An unknown option, no token is counted, activations are not finite, a layer of
             the reference is dead, or there is no adapter to turn off.
     """
-    for name, value, known in (("scale", scale, SCALES), ("weighting", weighting, WEIGHTINGS)):
-        if value not in known:
-            raise UserError(f"unknown {name} {value!r}; choose one of {', '.join(known)}")
-    _check_site(site)
+    _check(site, scale, weighting)
     other = _Reference(model, reference, site)
-    sites = unit_sites(model, site)
-    sums = DifferenceSums(sites, by_example=weighting == "example")
-    num_examples = 0
-    with at_rest(model), other.resting():
-        device = input_device(model)
-        for batch in passes(batches, device, MAX_TOKENS.get(device.type, 512)):
-            places = sums.start(batch)
-            theirs = other.read(batch, places)
-            sums.add(read_rows(model, sites, batch, places), theirs)
-            num_examples += len(batch.input_ids)
-            if progress is not None:
-                progress(num_examples)
+    sums = _differences(model, other, batches, site, weighting, progress)
     return NeuronScores(
         tensors=sums.scores(free=scale == "free"),
         site=site,
@@ -94,9 +82,63 @@ def contrast(
         model_id=model_id(model),
         reference_id=other.identity,
         prompts_id=prompts_id,
-        num_examples=num_examples,
+        num_examples=sums.num_examples,
         num_tokens=sums.num_tokens,
     )
+
+
+@torch.no_grad()
+def contrast_parts(
+    model: Model,
+    references: Mapping[str, Model | Recorded | None],
+    parts: Mapping[str, Iterable[Batch]],
+    *,
+    site: str = "neuron",
+    scale: str = "plain",
+    weighting: str = "token",
+    progress: Progress | None = None,
+) -> dict[str, NeuronScores]:
+    """Score every unit on each of some parts of the prompts, and on all of them together.
+
+    Every part is read once by each model: the sums of all prompts are those of their parts.
+
+    Args:
+        model: As in `contrast`.
+        references: For each part the reference model, or what was recorded of it on the part.
+        parts: Batches by the name of the part; `whole` is taken.
+        site: As in `contrast`.
+        scale: As in `contrast`.
+        weighting: As in `contrast`.
+        progress: Called with the number of examples done, of all parts.
+
+    Returns:
+        `whole`, and each part under its name.
+
+    Raises:
+        ArtifactMismatchError: As in `contrast`.
+        UserError: As in `contrast`.
+    """
+    _check(site, scale, weighting)
+    read = dict[str, DifferenceSums]()
+    num_examples, identity = 0, ""
+    for name, batches in parts.items():
+        other = _Reference(model, references[name], site)
+        told = None if progress is None else _after(num_examples, progress)
+        read[name] = _differences(model, other, batches, site, weighting, told)
+        num_examples += read[name].num_examples
+        identity = other.identity
+    read = {"whole": functools.reduce(operator.add, read.values()), **read}
+    about = {"model_id": model_id(model), "reference_id": identity, "site": site}
+    return {
+        name: NeuronScores(
+            tensors=sums.scores(free=scale == "free"),
+            method=f"contrast-{scale}",
+            num_examples=sums.num_examples,
+            num_tokens=sums.num_tokens,
+            **about,
+        )
+        for name, sums in read.items()
+    }
 
 
 @torch.no_grad()
@@ -125,6 +167,28 @@ def record(
     return Recorded(folder, model_id(model), site, shapes, num_passes)
 
 
+def _differences(
+    model: Model,
+    other: "_Reference",
+    batches: Iterable[Batch],
+    site: str,
+    weighting: str,
+    progress: Progress | None,
+) -> DifferenceSums:
+    """Return the sums over all tokens, from one forward pass of each model."""
+    sites = unit_sites(model, site)
+    sums = DifferenceSums(sites, by_example=weighting == "example")
+    with at_rest(model), other.resting():
+        device = input_device(model)
+        for batch in passes(batches, device, MAX_TOKENS.get(device.type, 512)):
+            places = sums.start(batch)
+            theirs = other.read(batch, places)
+            sums.add(read_rows(model, sites, batch, places), theirs)
+            if progress is not None:
+                progress(sums.num_examples)
+    return sums
+
+
 def read_rows(
     model: Model,
     sites: dict[str, UnitSite],
@@ -141,6 +205,17 @@ def read_rows(
 def sites_of_units(sites: dict[str, UnitSite]) -> dict[str, Site]:
     """Return what the hooks need to know of places with units."""
     return {name: (place.module, place.parameter) for name, place in sites.items()}
+
+
+def _after(num_examples: int, progress: Progress) -> Progress:
+    return lambda count: progress(num_examples + count)
+
+
+def _check(site: str, scale: str, weighting: str) -> None:
+    for name, value, known in (("scale", scale, SCALES), ("weighting", weighting, WEIGHTINGS)):
+        if value not in known:
+            raise UserError(f"unknown {name} {value!r}; choose one of {', '.join(known)}")
+    _check_site(site)
 
 
 def _check_site(site: str) -> None:

@@ -56,11 +56,24 @@ class DifferenceSums:
         self._squares = {name: _zeros(site) for name, site in sites.items()}
         self._own = {name: _zeros(site) for name, site in sites.items()}
         self._weight = 0.0
-        self.num_tokens = 0
+        self.num_examples = self.num_tokens = 0
+
+    def __add__(self, other: "DifferenceSums") -> "DifferenceSums":
+        """Return the sums over the tokens of both."""
+        both = DifferenceSums(self._sites, by_example=self._by_example)
+        for part in (self, other):
+            for name in self._sites:
+                both._squares[name] += part._squares[name]
+                both._own[name] += part._own[name]
+            both._weight += part._weight
+            both.num_examples += part.num_examples
+            both.num_tokens += part.num_tokens
+        return both
 
     def start(self, batch: Batch) -> Int[Tensor, " counted"]:
         """Begin a pass; return where its counted tokens are."""
         places = batch.counted.flatten().nonzero()[:, 0]
+        self.num_examples += len(batch.input_ids)
         self.num_tokens += len(places)
         self._weights = torch.ones(len(places), device=places.device)
         if self._by_example:

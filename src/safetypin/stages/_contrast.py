@@ -1,6 +1,7 @@
 """Contrast two models, or remove each unit of one: scores, the top of them, and where it is."""
 
 import contextlib
+import dataclasses
 import shutil
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +22,7 @@ from safetypin.artifacts import (
 from safetypin.models import base_fingerprint, load_adapted, model_id
 from safetypin.prompts import batches, load_prompts, window
 from safetypin.report import write_report
-from safetypin.scores import Recorded, contrast, record
+from safetypin.scores import Recorded, contrast_parts, record
 from safetypin.select import top_neurons
 from safetypin.stages._ablation import ablation_output
 from safetypin.stages._calibrate import calibrate, read_calibration
@@ -44,6 +45,7 @@ from safetypin.stages._subject import Subject
 SCHEMA = 1
 UNITS_PER_PASS = 10.0  # a forward pass over an example, against one generated token
 SPOOL = ".activations"
+HALVES = ("half-0", "half-1")
 
 
 def contrast_models(
@@ -82,7 +84,7 @@ class _Contrast:
         """Load, answer, score, select, describe."""
         self.series.reporter.stage("loading the model")
         reporter = self.series.reporter
-        reporter.expect(len(self.asked) * (self.config.max_new_tokens + 6 * UNITS_PER_PASS))
+        reporter.expect(len(self.asked) * (self.config.max_new_tokens + 2 * UNITS_PER_PASS))
         self._load()
         self._answer()
         scored = self._score()
@@ -189,7 +191,7 @@ class _Contrast:
             inputs |= {"fraction": config.fraction, "group": config.group}
             inputs |= {"foundation": config.foundation, "num": config.num_foundation}
             inputs["foundation_fraction"] = config.foundation_fraction
-        units = len(self.examples) * 4 * UNITS_PER_PASS
+        units = len(self.examples) * 2 * UNITS_PER_PASS
         return self.series.run("scores", inputs, self._compute, units=units)
 
     def _compute(self, folder: Path) -> Output:
@@ -199,24 +201,25 @@ class _Contrast:
             rows = self._batches(self.examples, config.counted)
             alone = self.reference.model
             return ablation_output(folder, alone, rows, foundation, config, self.asked)
-        halves = self.examples.halves()
-        parts = {"whole": self.examples, "half-0": halves[0], "half-1": halves[1]}
-        read = {name: self._batches(part, config.counted) for name, part in parts.items()}
+        # the noise floor's halves: what all prompts give is their sum, and nothing is read twice
+        halves = dict(zip(HALVES, self.examples.halves(), strict=True))
+        read = {name: self._batches(part, config.counted) for name, part in halves.items()}
         spooled = self._spool(folder, read)
         other = None if config.adapter_off else self.reference.model
         assert self.subject is not None
-        model = self.adapted or self.subject.model
+        found = contrast_parts(
+            self.adapted or self.subject.model,
+            {name: spooled.get(name, other) for name in halves},
+            read,
+            site=config.site,
+            scale=config.scale,
+            weighting=config.weighting,
+            progress=self.series.reporter.counting(2 * UNITS_PER_PASS),
+        )
+        parts = {"whole": self.examples, **halves}
         found = {
-            name: contrast(
-                model,
-                spooled.get(name, other),
-                part,
-                site=config.site,
-                scale=config.scale,
-                weighting=config.weighting,
-                prompts_id=parts[name].fingerprint,
-            )
-            for name, part in read.items()
+            name: dataclasses.replace(scores, prompts_id=parts[name].fingerprint)
+            for name, scores in found.items()
         }
         shutil.rmtree(folder / SPOOL, ignore_errors=True)
         return keep_scores(folder, found, self.asked)

@@ -3,7 +3,7 @@
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,17 @@ class Reporter:
             self._bar.update(self._task, completed=self._done, left=self.time_left())
         elif time.monotonic() - self._last_line > PLAIN_INTERVAL:
             self._line(f"{self._stage}: {100 * self._done / max(self._total, 1):.0f} % of all")
+
+    def counting(self, units_each: float) -> Callable[[int], None]:
+        """Return what is told how many examples are done, and counts those that are new."""
+        done = 0
+
+        def progress(num_examples: int) -> None:
+            nonlocal done
+            self.advance(units_each * (num_examples - done))
+            done = num_examples
+
+        return progress
 
     def kept(self, name: str) -> None:
         """Take note of a stage that was done before with the same inputs."""

@@ -132,13 +132,6 @@ def _score_once(
     reporter: Reporter,
     reference: PreTrainedModel | None,
 ) -> WeightScores:
-    done = 0
-
-    def progress(num_examples: int) -> None:
-        nonlocal done
-        reporter.advance(UNITS_PER_EXAMPLE * (num_examples - done))
-        done = num_examples
-
     options: dict[str, Any] = {"targets": how.targets, "prompts_id": prompts.fingerprint}
     offered = {"seed": how.seed, "reduction": how.reduction, "reference": reference}
     accepted = inspect.signature(SCORERS[how.method]).parameters
@@ -152,6 +145,7 @@ def _score_once(
         system=how.system,
         max_length=window(model, tokenizer),
     )
+    progress = reporter.counting(UNITS_PER_EXAMPLE)
     return SCORERS[how.method](model, tokens, progress=progress, **options)
 
 
