@@ -6,7 +6,8 @@ exit counts as a fall of 100 %.
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from safetypin.select import layer_index, role
 from safetypin.track._cells import Cell, cells_of
 from safetypin.track._dynamics_table import PERCENTILES, DynamicsRow, DynamicsTable, Histogram
 from safetypin.track._margins import dot
+from safetypin.track._threads import in_threads
 
 Progress = Callable[[int], None]
 Values = NDArray[np.float32]
@@ -70,9 +72,9 @@ def score_dynamics(
 ) -> DynamicsTable:
     """Compare the scores of the same weights before and after a training.
 
-    Scores are asked for once, one tensor at a time. The noise floor is this function's own answer
-    for the scores of two halves of the prompts, both on the reference, and a set chosen on the
-    first half.
+    Scores are asked for once, one tensor at a time in each of torch's threads. The noise floor is
+    this function's own answer for the scores of two halves of the prompts, both on the reference,
+    and a set chosen on the first half.
 
     Args:
         before: Scores of the reference.
@@ -88,19 +90,21 @@ def score_dynamics(
     sets = {"set": groups} if isinstance(groups, WeightMask) else groups
     _check(before, after, sets)
     found: list[_Matrix] = []
-    for name in before.tensors:
-        found += _compared(name, before, after, sets)
+    compare = partial(_compared, before=before, after=after, sets=sets)
+    for name, matrices in zip(before.tensors, in_threads(compare, before.tensors), strict=True):
+        found += matrices
         if progress is not None:
             progress(next(iter(sets.values())).tensors[name].numel())
     cells = cells_of((one.layer, one.role) for one in found)
-    rows, histograms = [], []
-    for group in sets:
-        for cell, indices in cells.items():
-            inside = [found[index] for index in indices if len(found[index].members[group].before)]
-            if inside:
-                rows.append(_row(group, cell, inside))
-                if None in cell:
-                    histograms.append(_histogram(group, cell, inside))
+    tasks = [
+        (group, cell, inside)
+        for group in sets
+        for cell, indices in cells.items()
+        if (inside := [found[i] for i in indices if len(found[i].members[group].before)])
+    ]
+    rows = list(in_threads(lambda task: _row(*task), tasks))
+    whole = [task for task in tasks if None in task[1]]
+    histograms = list(in_threads(lambda task: _histogram(*task), whole))
     return DynamicsTable(
         rows=tuple(rows), histograms=tuple(histograms), notes=_notes(before, after)
     )
@@ -108,8 +112,8 @@ def score_dynamics(
 
 def _compared(
     name: str, before: WeightScores, after: WeightScores, sets: Mapping[str, WeightMask]
-) -> Iterator[_Matrix]:
-    """Yield the matrices of one parameter: one, or one an expert."""
+) -> list[_Matrix]:
+    """Return the matrices of one parameter: one, or one an expert."""
     tensors = [_checked(scores, name) for scores in (before, after)]
     shape = tensors[0].shape
     if tensors[1].shape != shape:
@@ -125,18 +129,22 @@ def _compared(
         for tensor in (*tensors, *(mask.tensors[name].cpu() for mask in sets.values()))
     )
     members = dict(zip(sets, masks, strict=True))
+    found = []
     for index in range(len(old)):
         ranked = np.sort(old[index]), np.sort(new[index])
-        yield _Matrix(
-            layer=layer_index(name),
-            role=role(name),
-            mean_before=float(old[index].mean(dtype=np.float64)),
-            mean_after=float(new[index].mean(dtype=np.float64)),
-            members={
-                group: _members(old[index][inside[index]], new[index][inside[index]], *ranked)
-                for group, inside in members.items()
-            },
+        found.append(
+            _Matrix(
+                layer=layer_index(name),
+                role=role(name),
+                mean_before=float(old[index].mean(dtype=np.float64)),
+                mean_after=float(new[index].mean(dtype=np.float64)),
+                members={
+                    group: _members(old[index][inside[index]], new[index][inside[index]], *ranked)
+                    for group, inside in members.items()
+                },
+            )
         )
+    return found
 
 
 def _members(before: Values, after: Values, old: Values, new: Values) -> _Members:
