@@ -29,6 +29,13 @@ def seconds(run: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
+def requests(count: int) -> list[str]:
+    """Return so many prompts, all of them others: the built-in ones, then again with a number."""
+    given = [prompt.text for prompt in load_prompts("builtin-harmful")]
+    rounds = (divmod(place, len(given)) for place in range(count))
+    return [f"{given[i]} ({again + 1})" if again else given[i] for again, i in rounds]
+
+
 def main() -> None:
     """Print every figure."""
     parser = argparse.ArgumentParser()
@@ -37,8 +44,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     model, tokenizer = load_model(options.model)
-    texts = [p.text for p in load_prompts("builtin-harmful")][: options.prompts]
-    rows = encode_prompts(model, tokenizer, texts, Reading())
+    rows = encode_prompts(model, tokenizer, requests(options.prompts), Reading())
     order = sorted(range(len(rows)), key=lambda index: (len(rows[index]), index))
     device = input_device(model)
 
@@ -51,13 +57,14 @@ def main() -> None:
 
         def cached() -> Features:
             path = Path(folder) / "features.safetensors"
-            return write_features(path, model, rows, Reading(), model_id="m")
+            return write_features(path, model, rows, Reading(), model_id="m", bos=None)
 
         bare()
+        print(f"{cached().num_prompts:,} prompts were read ({options.prompts:,} were asked for)")
         ratios = [seconds(cached) / seconds(bare) for _ in range(options.rounds)]
     print(
-        f"{num_layers(model)} layers, {len(rows)} prompts, {sum(map(len, rows))} tokens: features "
-        f"{statistics.median(ratios):.3f} times the bare passes ({min(ratios):.3f} to "
+        f"{num_layers(model)} layers, {len(rows):,} prompts, {sum(map(len, rows)):,} tokens: "
+        f"features {statistics.median(ratios):.3f} times the bare passes ({min(ratios):.3f} to "
         f"{max(ratios):.3f}; limit 1.1)"
     )
     random = np.random.default_rng(0)

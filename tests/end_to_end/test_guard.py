@@ -1,8 +1,11 @@
 """A guard on the tiny model: fitted, used, served, and refused where it does not belong."""
 
+import copy
+import dataclasses
 import json
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,15 +16,45 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx2
 import numpy as np
 import pytest
+import torch
+import typer
 from typer.testing import CliRunner
 
 from end_to_end import tiny
-from safetypin.artifacts import ArtifactMismatchError, DamagedArtifactError, UserError
+from safetypin.artifacts import (
+    ArtifactMismatchError,
+    DamagedArtifactError,
+    Prompt,
+    RunRecord,
+    UserError,
+    load,
+    save,
+)
+from safetypin.cli import _guard as commands
 from safetypin.cli import app
 from safetypin.models import blocks, load_model
-from safetypin.predict import Guard, GuardedGenerator, Labelled
-from safetypin.prompts import load_prompts
-from safetypin.stages import contrast_models, fit_guard, make_contrast_config, make_guard_config
+from safetypin.predict import (
+    Guard,
+    GuardedGenerator,
+    GuardRule,
+    Labelled,
+    calibration,
+    labelled,
+    split_groups,
+)
+from safetypin.prompts import encode, load_prompts
+from safetypin.stages import (
+    Where,
+    contrast_models,
+    evaluate_guard,
+    fit_guard,
+    make_contrast_config,
+    make_guard_config,
+    open_guard,
+    score_texts,
+)
+
+UNKNOWN_PROMPTS = "prompts that the set was found on are not known: leaks could not be checked"
 
 
 def run(*words, **options):
@@ -105,21 +138,94 @@ def test_the_table_has_every_set_and_every_baseline_on_the_same_split(fitted):
     assert majority["test"]["roc_auc"]["value"] == 0.5
     best = max(row["test"]["accuracy"]["value"] for row in found["rows"] if row["num_units"])
     assert best > 0.9
-    assert found["data"]["easy"], "one word tells the two sets apart"
+
+
+def test_a_set_of_matched_topics_is_no_easy_one_however_far_words_get(fitted):
+    found = metrics_of(fitted)
+    data, rows = found["data"], {row["features"]: row for row in found["rows"]}
+    assert (data["kind"], data["matched_share"], data["easy"]) == ("topic-matched", 1.0, False)
+    assert data["num_matched_topics"] == data["num_groups"] == 20
+    for part in ("test", "other"):
+        for name in ("tfidf-char", "tfidf-word"):
+            assert data["tfidf"][part][name] == rows[name][part]["accuracy"]["value"]
+    assert max(data["tfidf"]["test"].values()) == data["tfidf_accuracy"]
+    assert data["tfidf_accuracy"] >= 0.9, "one word tells the two sets apart"
+    assert found["neurons"]["are_prompts_known"]
 
 
 def test_the_page_says_which_kind_of_set_it_is(fitted):
     page = (fitted / "report.html").read_text()
-    for words in ("This is an easy set", "Contrast units against the others", "Calibration"):
+    for words in (
+        "Topic-matched: every topic has safe and unsafe prompts", "TF-IDF still reaches",
+        "of another source", "Contrast units against the others", "Calibration",
+    ):  # fmt: skip
         assert words in page
+    assert "not known" not in page
     before = (fitted / "report.html").read_bytes()
     assert run("report", fitted).exit_code == 0
     assert (fitted / "report.html").read_bytes() == before
 
 
-def test_no_topic_is_both_in_training_and_in_test(place, sets):
-    from safetypin.predict import labelled, split_groups
+def fit(model, neurons, out, **options):
+    settings = {"neurons": str(neurons), "device": "cpu", "num_random": 0} | options
+    return fit_guard(make_guard_config(str(model), settings), out)
 
+
+def test_a_set_whose_topics_differ_is_an_easy_one(place, sets, contrasted, tmp_path):
+    files = {
+        name: write(tmp_path / f"{name}.jsonl", [{"prompt": p.text} for p in load_prompts(source)])
+        for name, source in sets.items()
+        if not name.startswith("other")
+    }
+    data = fit(place / "model", contrasted, tmp_path / "out", **files)["data"]
+    assert (data["kind"], data["matched_share"], data["easy"]) == ("not matched", 0.0, True)
+    assert data["tfidf"].keys() == {"test"}
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Easy: topics differ between the classes" in page
+    assert "so words alone can tell them apart" in page
+
+
+@pytest.fixture(scope="module")
+def beginning(place, tmp_path_factory):
+    """The model with a tokenizer whose template begins every text with its BOS."""
+    folder = tmp_path_factory.mktemp("guard-bos") / "model"
+    shutil.copytree(place / "model", folder)
+    _, tokenizer = load_model(str(folder), device="cpu")
+    tokenizer.bos_token = "<u>"
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("features", "classifier", "pooling"), [("pca", "logistic", "last"), ("all", "svm", "mean")]
+)
+def test_a_guard_of_all_units_is_loaded_as_it_was_fitted(
+    beginning, sets, contrasted, tmp_path, features, classifier, pooling
+):
+    options = {"features": features, "classifier": classifier, "pooling": pooling}
+    files = {name: sets[name] for name in ("unsafe", "safe")}
+    found = fit(beginning, contrasted, tmp_path / "out", **files, **options)
+    row = next(
+        row for row in found["rows"]
+        if (row["features"], row["classifier"]) == (features, classifier)
+    )  # fmt: skip
+    model, tokenizer = load_model(str(beginning), device="cpu")
+    assert tokenizer.bos_token == "<u>"
+    loaded = Guard.load(tmp_path / "out", model, tokenizer)
+    assert sum(map(len, loaded.rule.units.values())) == found["neurons"]["num_units"]
+    assert (loaded.rule.linear.num_components is None) == (features == "all")
+    data = labelled(*(load_prompts(file) for file in files.values()))
+    _, test = split_groups(data, 0.3, 0)
+    chances = loaded.predict_proba(test.texts)
+    right = [int((c >= 0.5) == bool(label)) for c, label in zip(chances, test.labels, strict=True)]
+    assert right == row["test"]["correct"]
+    predicted = [part["predicted"] for part in calibration(chances, test.labels)]
+    assert predicted == pytest.approx(
+        [part["predicted"] for part in row["test"]["calibration"]], rel=1e-4, abs=1e-6
+    )
+
+
+def test_no_topic_is_both_in_training_and_in_test(place, sets):
     data = labelled(load_prompts(sets["unsafe"]), load_prompts(sets["safe"]))
     train, test = split_groups(data, 0.3, 0)
     assert not set(train.groups) & set(test.groups)
@@ -135,8 +241,6 @@ def test_a_second_fit_takes_what_is_there(fitted, place):
 
 
 def test_a_loaded_guard_gives_the_probabilities_it_was_measured_with(fitted, guard, sets, place):
-    from safetypin.predict import labelled, split_groups
-
     data = labelled(load_prompts(sets["unsafe"]), load_prompts(sets["safe"]))
     _, test = split_groups(data, 0.3, 0)
     chances = guard.predict_proba(test.texts)
@@ -157,8 +261,6 @@ def test_a_prompt_is_read_no_further_than_the_last_layer_that_counts(guard):
         for i, block in enumerate(blocks(guard.model))
     ]
     heads = guard.model.lm_head.register_forward_hook(lambda *_: calls.append("head"))
-    import dataclasses
-
     first = {name: index for name, index in guard.rule.units.items() if ".0." in name}
     assert first
     width = len(next(iter(first.values())))
@@ -186,9 +288,47 @@ def test_scores_come_as_json_lines_from_arguments_files_and_stdin(fitted, sets):
     assert [json.loads(line) for line in piped.stdout.splitlines()] == rows
     of_file = run("guard", "score", fitted, "--file", sets["safe"], "--device", "cpu")
     assert len(of_file.stdout.splitlines()) == 40
-    bad = run("guard", "score", fitted, "--device", "cpu", input='{"text": 1\n')
-    assert isinstance(bad.exception, UserError)
-    assert "no JSON object with 'prompt'" in str(bad.exception)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"text": 1', "is no JSON object with 'prompt'"),
+        ('{"text": "x"}', "is no JSON object with 'prompt'"),
+        ('{"prompt": null}', "has null for 'prompt', not a text"),
+        ('{"prompt": ["x"]}', "has a list for 'prompt', not a text"),
+        ('{"prompt": 3}', "has a int for 'prompt', not a text"),
+        ('{"prompt": 1' + "0" * 5000 + "}", "is no JSON object with 'prompt'"),
+        ('{"prompt": ' + "[" * 100_000, "is no JSON object with 'prompt'"),
+    ],
+)
+def test_a_line_that_holds_no_prompt_is_an_error_that_names_it(fitted, line, said):
+    ended = run("guard", "score", fitted, "--device", "cpu", input=f"please greet\n{line}\n")
+    assert isinstance(ended.exception, UserError)
+    assert f"line 2 of the standard input {said}" in str(ended.exception)
+
+
+def test_a_threshold_changes_what_is_called_unsafe_and_must_be_a_probability(fitted, guard):
+    texts = ["please hurt the noun1 noun2 noun3", "please greet the noun1 noun2 noun3"]
+    words = ("guard", "score", fitted, *texts, "--device", "cpu", "--threshold")
+    for threshold, unsafe in (("0", [True, True]), ("0.5", [True, False]), ("1", [False, False])):
+        rows = [json.loads(line) for line in run(*words, threshold).stdout.splitlines()]
+        assert [row["unsafe"] for row in rows] == unsafe
+    wrong = run(*words, "5")
+    assert isinstance(wrong.exception, UserError)
+    said = "the threshold must be in [0, 1], got 5; it is a probability, so 5 % is 0.05"
+    assert str(wrong.exception) == said
+    for judge in (lambda: score_texts(guard, texts, 5.0), lambda: guard.is_unsafe(texts, 5.0)):
+        with pytest.raises(UserError, match=re.escape(said)):
+            judge()
+
+
+def test_a_threshold_that_no_safe_prompt_reaches_may_be_above_one(guard):
+    """Where a safe prompt of the training has probability 1, the guard's own is just above it."""
+    rule = dataclasses.replace(guard.rule, threshold=float(np.nextafter(1.0, 2.0)))
+    strict = Guard(rule, guard.model, guard.tokenizer)
+    assert strict.is_unsafe(["please hurt the noun1"]) == [False]
+    assert GuardedGenerator(guard.model, strict).threshold > 1.0
 
 
 def test_it_is_measured_on_other_data_and_never_on_its_own(fitted, sets, tmp_path):
@@ -222,6 +362,10 @@ def test_it_is_measured_on_other_data_and_never_on_its_own(fitted, sets, tmp_pat
     ended = run("guard", "evaluate", fitted, "--data", one, "--device", "cpu")
     assert "has no unsafe prompt" in str(ended.exception)
     assert "no data was given" in str(run("guard", "evaluate", fitted).exception)
+    for option in ("--unsafe", "--safe"):
+        both = run("guard", "evaluate", fitted, "--data", data, option, sets["other_safe"])
+        said = f"{option} would do nothing: the prompts of both labels are those of --data"
+        assert said in str(both.exception)
 
 
 def test_a_guarded_model_refuses_before_a_token_is_generated(guard):
@@ -239,6 +383,43 @@ def test_a_guarded_model_refuses_before_a_token_is_generated(guard):
     handle.remove()
     with pytest.raises(UserError, match=r"threshold must be in \[0, 1\], got 5"):
         GuardedGenerator(guard.model, guard, 5.0)
+
+
+def test_a_guard_before_another_model_needs_the_tokenizer_of_that_one(guard, place):
+    other, tokenizer = load_model(str(place / "unaligned"), device="cpu")
+    with pytest.raises(UserError, match="cannot be told from the model: pass its own as tokenizer"):
+        GuardedGenerator(other, guard)
+    # the same words, under other ids
+    words = list(reversed(tokenizer.get_vocab()))
+    kept = json.loads(tokenizer.backend_tokenizer.to_str())
+    kept["model"]["vocab"] = {word: place for place, word in enumerate(words)}
+    kept["added_tokens"] = []
+    shuffled = copy.deepcopy(tokenizer)
+    shuffled._tokenizer = type(tokenizer.backend_tokenizer).from_str(json.dumps(kept))
+    text, seen = "please greet the noun4 noun5 noun6", []
+    handle = other.model.embed_tokens.register_forward_pre_hook(lambda _, args: seen.append(args))
+    for given in (tokenizer, shuffled):
+        seen.clear()
+        generator = GuardedGenerator(other, guard, 0.999, tokenizer=given)
+        (answer,) = generator.generate([text], max_new_tokens=3)
+        assert answer.text != generator.refusal
+        assert seen[0][0][0].tolist() == encode(given, Prompt(text=text))[0]
+    handle.remove()
+    assert encode(shuffled, Prompt(text=text))[0] != encode(tokenizer, Prompt(text=text))[0]
+
+
+def test_a_guard_before_a_second_copy_of_its_model_uses_its_own_tokenizer(guard, place):
+    copied, _ = load_model(str(place / "model"), device="cpu")
+    assert GuardedGenerator(copied, guard).tokenizer is guard.tokenizer
+
+
+def test_activations_that_are_not_finite_give_no_probability(guard):
+    embedding = guard.model.get_input_embeddings()
+    handle = embedding.register_forward_hook(lambda module, args, out: out * torch.inf)
+    with pytest.raises(UserError, match="of the features are not finite numbers"):
+        guard.predict_proba(["please greet the noun1"])
+    handle.remove()
+    assert np.isfinite(guard.predict_proba(["please greet the noun1"])).all()
 
 
 @pytest.mark.parametrize(
@@ -263,10 +444,67 @@ def test_a_guard_of_another_model_is_refused(place, fitted):
     assert isinstance(ended.exception, ArtifactMismatchError)
 
 
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda t: setattr(t, "chat_template", tiny.TEMPLATE + " "), "chat template"),
+        (lambda t: t.add_tokens(["noun99"]), "tokenizer"),
+        (lambda t: setattr(t, "bos_token", "<u>"), "tokenizer"),
+    ],
+)
+def test_a_guard_is_refused_where_requests_would_be_written_otherwise(fitted, guard, change, what):
+    tokenizer = copy.deepcopy(guard.tokenizer)
+    Guard.load(fitted, guard.model, tokenizer)
+    change(tokenizer)
+    with pytest.raises(ArtifactMismatchError, match=f"was fitted with another {what} .id ") as said:
+        Guard.load(fitted, guard.model, tokenizer)
+    assert f"load the model with the {what} of then, or fit a guard" in str(said.value)
+
+
+def make_older(fitted, out):
+    """Copy a guard, and take out what older versions did not write."""
+    shutil.copytree(fitted, out)
+    record = RunRecord.read(out / "guard")
+    result = {key: value for key, value in record.result.items() if key != "written"}
+    result["reading"] = {k: v for k, v in result["reading"].items() if k != "count_bos"}
+    dataclasses.replace(record, result=result).write(out / "guard")
+    return out
+
+
+def test_a_guard_of_before_the_template_was_kept_is_loaded_and_that_is_said(
+    fitted, guard, tmp_path
+):
+    older = make_older(fitted, tmp_path / "out")
+    text = "please hurt the noun1 noun2 noun3"
+    with pytest.warns(UserWarning, match="fitted before the chat template was kept with it"):
+        loaded = Guard.load(older, guard.model, guard.tokenizer)
+    assert loaded.predict_proba([text]).tolist() == guard.predict_proba([text]).tolist()
+    ended = run("guard", "score", older, text, "--device", "cpu")
+    assert "fitted before the chat template was kept with it" in ended.stderr
+    assert json.loads(ended.stdout)["unsafe"] is True
+
+
+def test_an_older_guard_reads_the_mean_that_it_was_fitted_on(fitted, guard, tmp_path):
+    rule = GuardRule.read(make_older(fitted, tmp_path / "out"))
+    assert rule.reading.count_bos
+    assert not guard.rule.reading.count_bos
+    tokenizer = copy.deepcopy(guard.tokenizer)
+    tokenizer.bos_token = "<u>"
+    text, said = ["please hurt the noun1 noun2 noun3"], []
+
+    def chance(count_bos, tokenizer):
+        reading = rule.reading._replace(pooling="mean", count_bos=count_bos)
+        old = dataclasses.replace(rule, reading=reading)
+        return Guard(old, guard.model, tokenizer, tell=said.append).predict_proba(text)[0]
+
+    whole = chance(True, guard.tokenizer)
+    assert chance(True, tokenizer) == chance(False, guard.tokenizer) == whole
+    assert chance(False, tokenizer) != whole
+    assert len(said) == 4
+
+
 @pytest.mark.parametrize("name", ["guard/guard.safetensors", "guard/run.json"])
 def test_a_guard_that_was_changed_is_refused(fitted, tmp_path, place, name):
-    import shutil
-
     shutil.copytree(fitted, tmp_path / "out")
     path = tmp_path / "out" / name
     content = path.read_bytes()
@@ -278,15 +516,20 @@ def test_a_guard_that_was_changed_is_refused(fitted, tmp_path, place, name):
         Guard.load(tmp_path / "out", model, tokenizer)
 
 
-def test_features_that_were_cut_short_are_refused_and_read_anew(fitted, tmp_path):
-    import shutil
-
+def test_features_that_were_cut_short_are_refused_and_read_anew_once_deleted(fitted, tmp_path):
     shutil.copytree(fitted, tmp_path / "out")
     path = tmp_path / "out/features/features.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     settings = metrics_of(fitted)["settings"]
-    with pytest.raises(DamagedArtifactError, match="changed since it was written"):
-        fit_guard(make_guard_config(settings.pop("model"), settings), tmp_path / "out")
+    config = make_guard_config(settings.pop("model"), settings)
+    with pytest.raises(DamagedArtifactError, match=r"delete .*features and run the stage again"):
+        fit_guard(config, tmp_path / "out")
+    shutil.rmtree(path.parent)
+    stages = fit_guard(config, tmp_path / "out")["run"]["stages"]
+    assert [(stage["name"], stage["reused"]) for stage in stages] == [
+        ("features", False), ("guard", True),
+    ]  # fmt: skip
+    assert path.read_bytes() == (fitted / "features/features.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -317,6 +560,41 @@ def test_one_class_alone_is_an_error(sets, contrasted, place, tmp_path):
         fit_guard(make_guard_config(str(place / "model"), options), tmp_path / "out")
 
 
+def test_a_text_of_100000_characters_is_refused_by_fit_and_by_evaluate(
+    fitted, sets, contrasted, place, tmp_path
+):
+    rows = [{"prompt": "please hurt the noun1"}, {"prompt": "a" * 100_000}]
+    long = write(tmp_path / "long.jsonl", rows)
+    said = "the prompt has 100,000 characters, the limit is 20,000"
+    for words in (
+        ("fit", "--model", place / "model", "--neurons", contrasted, "--out", tmp_path / "out"),
+        ("evaluate", fitted),
+    ):
+        given = ("--unsafe", long, "--safe", sets["other_safe"], "--device", "cpu")
+        ended = run("guard", *words, *given)
+        assert isinstance(ended.exception, UserError)
+        assert said in str(ended.exception)
+
+
+def test_a_set_of_which_no_prompts_are_recorded_is_said_not_to_be_checked(
+    sets, contrasted, place, tmp_path
+):
+    save(load(contrasted / "neurons"), tmp_path / "saved")
+    # the very prompts that it was found on: nothing says so
+    files = {"unsafe": str(place / "safety.jsonl"), "safe": sets["safe"]}
+    out = tmp_path / "out"
+    found = fit(place / "model", tmp_path / "saved", out, **files)
+    assert not found["neurons"]["are_prompts_known"]
+    assert f"The {UNKNOWN_PROMPTS}" in (out / "report.html").read_text()
+    events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
+    notes = [event["text"] for event in events if event["event"] == "note"]
+    assert any(UNKNOWN_PROMPTS in note for note in notes)
+    given = ("--unsafe", sets["other_unsafe"], "--safe", sets["other_safe"], "--device", "cpu")
+    ended = run("guard", "evaluate", out, *given)
+    assert json.loads(ended.stdout)["are_neuron_prompts_known"] is False
+    assert "leaks could not be checked" in ended.stderr
+
+
 def test_prompts_that_the_neurons_were_found_on_are_a_leak(sets, contrasted, place, tmp_path):
     options = {
         "unsafe": str(place / "safety.jsonl"), "safe": sets["safe"], "neurons": str(contrasted),
@@ -335,9 +613,18 @@ def test_a_guard_is_not_measured_on_what_its_neurons_were_found_on(fitted, sets,
         sets["other_safe"], "--device", "cpu",
     )  # fmt: skip
     assert "its neurons were found on them" in str(ended.exception)
+    guard = open_guard(fitted, None, Where(device="cpu"))
+    others = (load_prompts(sets[name]) for name in ("other_unsafe", "other_safe"))
+    assert evaluate_guard(fitted, guard, *others)["are_neuron_prompts_known"]
 
 
 # --- serving
+
+
+def test_the_server_listens_to_its_own_machine_alone_unless_told_otherwise():
+    serve = typer.main.get_command(commands.guard).commands["serve"]
+    (host,) = (option for option in serve.params if option.name == "host")
+    assert host.default == "127.0.0.1"
 
 
 @pytest.fixture(scope="module")
@@ -388,6 +675,8 @@ def test_thirty_two_clients_at_once_all_get_their_own_answers(server, guard):
     [
         (b'{"text": ', 400, "no JSON"),
         (b"\xff\xfe", 400, "no JSON"),
+        (b"[" * 15_000, 400, "no JSON"),
+        (b'{"text": 1%s}' % (b"0" * 5_000), 400, "no JSON"),
         (b'["x"]', 400, 'needs "text"'),
         (b'{"text": 3}', 400, 'needs "text"'),
         (b'{"texts": []}', 400, "send 1 to 256 texts"),
@@ -435,6 +724,28 @@ def test_prompts_that_share_a_batch_with_one_that_does_not_fit_are_judged(guard)
     assert isinstance(refused, Refused)
     assert refused.status == 422
     assert [one for [one] in found] == pytest.approx(list(guard.predict_proba(good)), abs=1e-5)
+
+
+def test_prompts_of_many_clients_take_fewer_passes_than_there_are_clients(guard):
+    import asyncio
+
+    from safetypin.predict._serve import Batcher, Limits
+
+    texts = [f"please greet the noun{i}" for i in range(24)]
+    expected, calls = list(guard.predict_proba(texts)), []
+    handle = blocks(guard.model)[0].register_forward_hook(lambda *_: calls.append(1))
+
+    async def together():
+        batcher = Batcher(guard, Limits(wait=0.2))
+        worker = asyncio.create_task(batcher.run())
+        found = await asyncio.gather(*(batcher.score([text]) for text in texts))
+        worker.cancel()
+        return found
+
+    found = [chance for [chance] in asyncio.run(together())]
+    handle.remove()
+    assert found == pytest.approx(expected, rel=1e-3, abs=1e-5)
+    assert 0 < len(calls) <= 2
 
 
 def test_the_server_stops_gracefully_and_answers_what_is_under_way(server):

@@ -1,12 +1,15 @@
 """The parts of a guard by themselves: fits, measures, splits, features, feature files."""
 
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from sklearn.svm import LinearSVC
 
 from conftest import CONFIGS, build
@@ -17,7 +20,9 @@ from safetypin.predict import (
     Features,
     Reading,
     baseline_scores,
+    calibration,
     check_leaks,
+    check_threshold,
     fit_linear,
     labelled,
     measures,
@@ -29,7 +34,9 @@ from safetypin.predict import (
 from safetypin.predict._linear import _fit, _moments, _rotated, _unrotated
 from safetypin.predict._measures import areas
 
-ROWS = [[3 + (i * 7 + j) % 50 for j in range(2 + i % 5)] for i in range(9)]
+BOS = 1
+# every other row begins as most tokenizers begin a text
+ROWS = [[BOS] * (i % 2) + [3 + (i * 7 + j) % 50 for j in range(2 + i % 5)] for i in range(9)]
 
 
 def problem(num_prompts=40, num_units=300, seed=0):
@@ -122,6 +129,46 @@ def test_measures_of_a_worked_example():
     assert found["roc_auc"]["value"] == pytest.approx(5 / 6)
 
 
+def test_f1_has_the_interval_of_the_resamples_that_the_areas_have():
+    labels = [1, 1, 1, 0, 0, 0, 1, 0, 1, 0]
+    scores = np.array([0.9, 0.8, 0.4, 0.6, 0.1, 0.2, 0.7, 0.7, 0.3, 0.4])
+    drawn = np.random.default_rng(0).multinomial(10, np.full(10, 0.1), 1000)
+    resampled = [np.repeat(np.arange(10), counts) for counts in drawn]
+    values = [
+        f1_score(np.array(labels)[rows], scores[rows] >= 0.5, zero_division=np.nan)
+        for rows in resampled
+    ]
+    low, high = np.nanquantile(values, [0.025, 0.975])
+    assert measures(scores, labels, 0.5)["f1_interval"] == pytest.approx([low, high])
+    assert low < 0.6 < high
+    right = measures(np.array(labels, dtype=float), labels, 0.5)
+    assert (right["f1"], right["f1_interval"]) == (1.0, [1.0, 1.0])
+    nothing = measures(np.zeros(3), [0, 0, 0], 0.5)
+    assert (nothing["f1"], nothing["f1_interval"]) == (None, None)
+
+
+def test_calibration_of_a_worked_example():
+    chances = np.array([0.9, 0.1, 0.3, 0.7, 0.2, 0.4, 0.6, 0.8, 0.95, 0.05])
+    labels = [1, 0, 0, 1, 0, 1, 0, 1, 1, 0]
+    rows = calibration(chances, labels)
+    # ten in eight bins: the first two have two each
+    assert [row["predicted"] for row in rows] == pytest.approx(
+        [0.075, 0.25, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95]
+    )
+    assert [(row["unsafe"]["num_hits"], row["unsafe"]["num_judged"]) for row in rows] == [
+        (0, 2), (0, 2), (1, 1), (0, 1), (1, 1), (1, 1), (1, 1), (1, 1),
+    ]  # fmt: skip
+    assert len(calibration(chances[:3], labels[:3])) == 3
+
+
+@pytest.mark.parametrize("threshold", [5.0, -0.1, float("nan")])
+def test_a_threshold_that_is_no_probability_is_an_error_with_a_hint(threshold):
+    with pytest.raises(UserError, match=r"must be in \[0, 1\], got .*5 % is 0.05"):
+        check_threshold(threshold)
+    check_threshold(0.0)
+    check_threshold(1.0)
+
+
 @pytest.mark.parametrize(("rate", "alarms"), [(0.0, 0), (0.1, 1), (0.25, 2), (0.5, 5)])
 def test_a_threshold_lets_no_more_safe_prompts_be_called_unsafe_than_stated(rate, alarms):
     safe = np.arange(10) / 10
@@ -150,9 +197,18 @@ def test_duplicates_are_left_out_and_counted_and_topics_stay_together():
     safe = [(f"greet {i}", f"t{i // 2}") for i in range(20)]
     data = labelled(*sets(unsafe, safe))
     assert (len(data), data.num_duplicates, data.num_topics) == (40, 1, 10)
+    assert data.matched_share == 1.0
     train, test = split_groups(data, 0.3, seed=1)
     assert (len(train), len(test)) == (28, 12)
     assert not set(train.groups) & set(test.groups)
+
+
+def test_the_matched_share_counts_prompts_and_not_topics():
+    unsafe = [("hurt a", "x"), ("hurt b", "x"), ("hurt c", "y"), ("hurt d", None)]
+    safe = [("greet a", "x"), ("greet b", None)]
+    data = labelled(*sets(unsafe, safe))
+    assert (data.num_topics, len(set(data.groups))) == (1, 4)
+    assert data.matched_share == 3 / 6
 
 
 def test_a_prompt_of_both_classes_and_one_in_two_parts_are_errors():
@@ -185,7 +241,7 @@ def test_baselines_learn_words_and_know_nothing_of_the_majority():
 # --- features
 
 
-def slow_features(model, rows, site, pooling):
+def slow_features(model, rows, site, pooling, bos=BOS):
     """Read one prompt after the other, and keep everything."""
     sites = unit_sites(model, site)
     where = {name: (place.module, place.parameter) for name, place in sites.items()}
@@ -196,7 +252,8 @@ def slow_features(model, rows, site, pooling):
             model(torch.tensor([row]))
         for name, x in seen.items():
             x = x.reshape(len(row), -1)
-            found[name].append(x[-1] if pooling == "last" else x.mean(dim=0))
+            begins = row[0] == bos and len(row) > 1
+            found[name].append(x[-1] if pooling == "last" else x[begins:].mean(dim=0))
     return {name: torch.stack(parts).numpy() for name, parts in found.items()}
 
 
@@ -211,16 +268,38 @@ DENSE = sorted(CONFIGS.keys() - {"mixtral", "qwen2_moe", "qwen3_moe"})
 def test_features_are_the_activations_that_each_prompt_has_alone(family, site, pooling, tmp_path):
     model = build(family)
     path = tmp_path / "features.safetensors"
-    found = write_features(path, model, ROWS, Reading(site, pooling), model_id="m#1")
+    found = write_features(path, model, ROWS, Reading(site, pooling), model_id="m#1", bos=BOS)
     for name, expected in slow_features(model, ROWS, site, pooling).items():
         np.testing.assert_allclose(found[name], expected, rtol=1e-4, atol=1e-5)
     assert found.num_prompts == len(ROWS)
 
 
+@pytest.mark.parametrize(("asked", "bos"), [(True, BOS), (False, None)])
+def test_the_mean_runs_over_the_token_that_begins_a_text_only_where_that_is_asked(
+    asked, bos, tmp_path
+):
+    model, how = build("llama"), Reading(pooling="mean", count_bos=asked)
+    found = write_features(tmp_path / "f", model, ROWS, how, model_id="m", bos=bos)
+    for name, expected in slow_features(model, ROWS, "neuron", "mean", bos=None).items():
+        np.testing.assert_allclose(found[name], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_token_that_begins_a_text_and_ends_it_is_its_mean(tmp_path):
+    model, rows = build("llama"), [[BOS], [BOS, 5]]
+    parts = {
+        pooling: write_features(
+            tmp_path / pooling, model, rows, Reading(pooling=pooling), model_id="m", bos=BOS
+        )
+        for pooling in ("last", "mean")
+    }
+    for name in parts["last"].names:
+        np.testing.assert_allclose(parts["mean"][name], parts["last"][name], rtol=1e-5, atol=1e-7)
+
+
 def test_features_are_mapped_from_the_file_and_chosen_by_unit(tmp_path):
     model = build("llama")
     path = tmp_path / "features.safetensors"
-    found = write_features(path, model, ROWS, Reading(), model_id="m#1")
+    found = write_features(path, model, ROWS, Reading(), model_id="m#1", bos=None)
     first, second = found.names
     part = found.rows([4, 2], {second: np.array([3]), first: np.array([0, 5])})
     assert part.shape == (2, 3)
@@ -231,7 +310,7 @@ def test_features_are_mapped_from_the_file_and_chosen_by_unit(tmp_path):
 @pytest.mark.parametrize("cut", [10, 100_000])
 def test_a_feature_file_that_was_cut_short_is_refused(tmp_path, cut):
     path = tmp_path / "features.safetensors"
-    write_features(path, build("llama"), ROWS, Reading(), model_id="m#1")
+    write_features(path, build("llama"), ROWS, Reading(), model_id="m#1", bos=None)
     path.write_bytes(path.read_bytes()[:-cut])
     with pytest.raises(DamagedArtifactError, match="cannot be read"):
         Features(path)
@@ -243,10 +322,22 @@ def test_a_killed_reading_leaves_no_file(tmp_path):
 
     path = tmp_path / "features.safetensors"
     with pytest.raises(KeyboardInterrupt):
-        write_features(path, build("llama"), ROWS, Reading(), model_id="m", progress=fail)
+        write_features(path, build("llama"), ROWS, Reading(), model_id="m", bos=None, progress=fail)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_units_of_experts_are_no_features():
     with pytest.raises(UserError, match="are of experts"):
-        read_features(build("mixtral"), ROWS, Reading(), lambda *_: None)
+        read_features(build("mixtral"), ROWS, Reading(), lambda *_: None, bos=None)
+
+
+def test_the_benchmark_reads_as_many_prompts_as_it_is_asked_to():
+    path = Path(__file__).parents[2] / "benchmarks" / "guard.py"
+    spec = importlib.util.spec_from_file_location("guard_benchmark", path)
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    few, many = benchmark.requests(3), benchmark.requests(700)
+    assert len(set(many)) == 700
+    assert many[:3] == few
+    assert many[320] == f"{many[0]} (2)"
+    assert many[640] == f"{many[0]} (3)"

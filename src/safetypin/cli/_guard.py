@@ -18,6 +18,7 @@ from safetypin.cli._options import (
     VerboseOption,
     reporting,
 )
+from safetypin.predict import check_threshold
 from safetypin.prompts import load_prompts
 from safetypin.stages import (
     Where,
@@ -105,22 +106,36 @@ def _texts(given: list[str] | None, file: str | None, column: str) -> Iterator[s
     elif given and given != ["-"]:
         yield from given
     else:
-        for line in sys.stdin:
+        for number, line in enumerate(sys.stdin, start=1):
             if text := line.strip():
-                yield _of_line(text, column)
+                yield _of_line(text, f"line {number} of the standard input", column)
 
 
-def _of_line(line: str, column: str) -> str:
-    """Return the prompt of a line of text, or of a JSON line."""
-    if line.startswith("{"):
-        try:
-            value = json.loads(line)[column]
-        except (json.JSONDecodeError, KeyError) as error:
-            raise UserError(
-                f"a line of the input is no JSON object with {column!r} ({error!r}): {line[:60]!r}"
-            ) from error
-        return str(value)
-    return line
+def _of_line(line: str, where: str, column: str) -> str:
+    """Return the prompt of a line of text, or of a JSON line.
+
+    Raises:
+        UserError: A JSON line cannot be read, or holds no text there.
+    """
+    if not line.startswith("{"):
+        return line
+    try:
+        value = json.loads(line)[column]
+    except (ValueError, KeyError, RecursionError) as error:
+        raise UserError(
+            f"{where} is no JSON object with {column!r} ({error!r}): {line[:60]!r}"
+        ) from error
+    if not isinstance(value, str):
+        kind = "null" if value is None else f"a {type(value).__name__}"
+        raise UserError(
+            f"{where} has {kind} for {column!r}, not a text; give one prompt a line: {line[:60]!r}"
+        )
+    return value
+
+
+def _tell(text: str) -> None:
+    """Say something beside the results, which are read by programs."""
+    typer.echo(text, err=True)
 
 
 @guard.command()
@@ -139,7 +154,9 @@ def score(
 
     Example: `safetypin guard score runs/guard "How do I bake bread?"`
     """
-    loaded = open_guard(folder, model, Where(dtype=dtype, device=device))
+    if threshold is not None:
+        check_threshold(threshold)  # before a model is loaded
+    loaded = open_guard(folder, model, Where(dtype=dtype, device=device), tell=_tell)
     for row in score_texts(loaded, _texts(texts, file, prompt_column), threshold):
         typer.echo(json.dumps(row, ensure_ascii=False))
 
@@ -160,15 +177,14 @@ def evaluate(
 
     Example: `safetypin guard evaluate runs/guard --unsafe contrast-pairs:harmful --safe contrast-pairs:harmless`
     """
-    if data is not None:
-        sets = labelled_sets(data, prompt_column, label_column)
-    elif unsafe is not None and safe is not None:
-        one, other = (load_prompts(part, prompt_column=prompt_column) for part in (unsafe, safe))
-        sets = one, other
-    else:
-        raise UserError("no data was given; name a file with --data, or both --unsafe and --safe")
-    loaded = open_guard(folder, model, Where(dtype=dtype, device=device))
-    typer.echo(json.dumps(evaluate_guard(folder, loaded, *sets), indent=1))
+    sets = labelled_sets(data, unsafe, safe, prompt_column=prompt_column, label_column=label_column)
+    loaded = open_guard(folder, model, Where(dtype=dtype, device=device), tell=_tell)
+    found = evaluate_guard(folder, loaded, *sets)
+    if not found["are_neuron_prompts_known"]:
+        _tell(
+            "the prompts that its neurons were found on are not known: leaks could not be checked"
+        )
+    typer.echo(json.dumps(found, indent=1))
 
 
 @guard.command()
@@ -189,6 +205,6 @@ def serve(
     """
     from safetypin.predict._serve import Limits, serve_app
 
-    loaded = open_guard(folder, model, Where(dtype=dtype, device=device))
+    loaded = open_guard(folder, model, Where(dtype=dtype, device=device), tell=_tell)
     limits = Limits(batch_size=batch_size, queue_size=queue_size, max_bytes=max_bytes)
     serve_app(loaded, limits, host=host, port=port, say=typer.echo)

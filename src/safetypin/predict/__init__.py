@@ -24,7 +24,14 @@ from safetypin.predict._features import (
 from safetypin.predict._generator import GuardedGenerator
 from safetypin.predict._guard import GUARD_FILE, Guard, GuardRule
 from safetypin.predict._linear import CLASSIFIERS, Linear, fit_linear
-from safetypin.predict._measures import calibration, measures, rates_at, threshold_at
+from safetypin.predict._measures import (
+    calibration,
+    check_threshold,
+    measures,
+    rates_at,
+    threshold_at,
+)
+from safetypin.predict._tokens import written_by
 
 __all__ = [
     "BASELINES",
@@ -46,6 +53,7 @@ __all__ = [
     "check_hash_leaks",
     "check_leaks",
     "check_prompt",
+    "check_threshold",
     "encode_prompts",
     "fit_linear",
     "labelled",
@@ -56,4 +64,5 @@ __all__ = [
     "texts_hash",
     "threshold_at",
     "write_features",
+    "written_by",
 ]

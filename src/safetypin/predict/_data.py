@@ -50,10 +50,18 @@ class Labelled:
     @property
     def num_topics(self) -> int:
         """Groups with prompts of both labels: topics on which safe and unsafe ones are matched."""
-        kinds: dict[str, set[int]] = {}
-        for group, label in zip(self.groups, self.labels, strict=True):
-            kinds.setdefault(group, set()).add(label)
-        return sum(len(found) == 2 for found in kinds.values())
+        return len(self._matched)
+
+    @property
+    def matched_share(self) -> float:
+        """Share of the prompts whose topic has prompts of both labels."""
+        matched = self._matched
+        return sum(group in matched for group in self.groups) / len(self)
+
+    @property
+    def _matched(self) -> set[str]:
+        pairs = set(zip(self.groups, self.labels, strict=True))
+        return {group for group, label in pairs if (group, 1 - label) in pairs}
 
     def take(self, places: Iterable[int]) -> "Labelled":
         """Return some of the prompts."""

@@ -43,15 +43,19 @@ class Reading(NamedTuple):
 
     Attributes:
         site: `neuron` or `residual`.
-        pooling: `last`, the last token of the templated request; or `mean` over its tokens.
+        pooling: `last`, the last token of the templated request; or `mean` over its tokens, of
+            which the one that begins every text (BOS) counts only where `count_bos` says so.
         plain: Use no chat template.
         system: System prompt.
+        count_bos: Let the mean run over BOS too, whose activations are often huge; as guards did
+            that were fitted before it was left out.
     """
 
     site: str = "neuron"
     pooling: str = "last"
     plain: bool = False
     system: str | None = None
+    count_bos: bool = False
 
 
 def encode_prompts(
@@ -83,6 +87,7 @@ def read_features(
     how: Reading,
     on_rows: Callable[[list[int], Mapping[str, Tensor]], None],
     *,
+    bos: int | None,
     places: Sequence[str] | None = None,
 ) -> None:
     """Read the prompts, and give the units of a few at a time.
@@ -92,6 +97,7 @@ def read_features(
         rows: Token ids of each prompt.
         how: Which activations.
         on_rows: Called with the indices of some prompts, and by place `(prompts, units)` float32.
+        bos: Id of the token that begins every text, which `mean` leaves out; None for none.
         places: Names of the places that are wanted; all where None. The model is run up to the
             last of their layers alone.
 
@@ -103,10 +109,11 @@ def read_features(
     last = blocks(model)[max(site.layer for site in sites.values())]
     found: dict[str, Tensor] = {}
     order = sorted(range(len(rows)), key=lambda index: (len(rows[index]), index))
+    given = _batches(rows, order, None if how.count_bos else bos)
     device = input_device(model)
     start = 0
     with torch.inference_mode(), at_rest(model), stop_after(last) as run:
-        for batch in passes(_batches(rows, order), device, MAX_TOKENS.get(device.type, 512)):
+        for batch in passes(given, device, MAX_TOKENS.get(device.type, 512)):
             lengths = batch.attention_mask.sum(dim=1)
 
             def pool(call: Call, batch: Batch = batch, lengths: Tensor = lengths) -> None:
@@ -146,16 +153,22 @@ def chosen_sites(
     return sites
 
 
-def _batches(rows: Sequence[Sequence[int]], order: Sequence[int]) -> Iterator[Batch]:
+def _batches(
+    rows: Sequence[Sequence[int]], order: Sequence[int], bos: int | None = None
+) -> Iterator[Batch]:
     for start in range(0, len(order), 64):
         chosen = [rows[index] for index in order[start : start + 64]]
         width = max(map(len, chosen))
         ids = torch.zeros(len(chosen), width, dtype=torch.long)
         mask = torch.zeros_like(ids)
+        counted = torch.zeros_like(ids, dtype=torch.bool)
         for place, row in enumerate(chosen):
             ids[place, : len(row)] = torch.tensor(row)
             mask[place, : len(row)] = 1
-        yield Batch(ids, mask, mask.bool())
+            # a text of this token alone has nothing else to take the mean of
+            first = int(len(row) > 1 and row[0] == bos)
+            counted[place, first : len(row)] = True
+        yield Batch(ids, mask, counted)
 
 
 def _pooled(call: Call, batch: Batch, lengths: Tensor, pooling: str) -> Tensor:
@@ -163,8 +176,9 @@ def _pooled(call: Call, batch: Batch, lengths: Tensor, pooling: str) -> Tensor:
     if pooling == "last":
         rows = torch.arange(len(lengths), device=x.device)
         return x[rows, lengths.to(x.device) - 1].float()
-    mask = batch.attention_mask.to(x.device)[..., None]
-    return (x.float() * mask).sum(dim=1) / mask.sum(dim=1)
+    counted = batch.counted.to(x.device)[..., None]
+    # not times 0: what does not count may be infinite
+    return x.float().masked_fill(~counted, 0.0).sum(dim=1) / counted.sum(dim=1)
 
 
 class Features:
@@ -209,6 +223,7 @@ def write_features(
     how: Reading,
     *,
     model_id: str,
+    bos: int | None,
     progress: Callable[[int], None] | None = None,
 ) -> Features:
     """Read all units of all prompts into a safetensors file, and open it.
@@ -236,5 +251,5 @@ def write_features(
             if progress is not None:
                 progress(len(indices))
 
-        read_features(model, rows, how, keep)
+        read_features(model, rows, how, keep, bos=bos)
     return Features(path)

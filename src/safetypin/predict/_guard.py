@@ -1,7 +1,8 @@
 """A guard: says before a token is generated whether a prompt is unsafe."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from safetypin.models import model_id
 from safetypin.predict._data import check_prompt
 from safetypin.predict._features import Reading, chosen_sites, encode_prompts, read_features
 from safetypin.predict._linear import Linear, check_features
+from safetypin.predict._measures import check_threshold
+from safetypin.predict._tokens import check_written
 
 GUARD_FILE = "guard.safetensors"
 NUMBERS = ("bias", "slope", "offset", "strength", "num_components")
@@ -30,6 +33,7 @@ VECTORS = ("mean", "scale", "weights")
 
 Vector = NDArray[np.float64]
 Units = Mapping[str, NDArray[np.int64]]
+Tell = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,6 +49,8 @@ class GuardRule:
         false_positive_rate: Share of safe training prompts, held out in cross-validation, that the
             threshold was chosen to let be called unsafe at the most.
         about: How it was made.
+        written: `written_by` of the tokenizer that wrote the requests; None for a guard of before
+            it was kept.
     """
 
     linear: Linear
@@ -54,6 +60,7 @@ class GuardRule:
     threshold: float
     false_positive_rate: float
     about: Mapping[str, Any]
+    written: dict[str, str] | None = None
 
     def write(self, folder: Path) -> dict[str, Any]:
         """Write the payload; return what `run.json` is to hold."""
@@ -68,6 +75,7 @@ class GuardRule:
             "false_positive_rate": self.false_positive_rate,
             "linear": {name: getattr(self.linear, name) for name in NUMBERS},
             "about": dict(self.about),
+            "written": self.written,
         }
 
     @classmethod
@@ -91,11 +99,13 @@ class GuardRule:
             return cls(
                 linear=Linear(**vectors, **about["linear"], held_out=np.zeros(0)),
                 units={name: tensors[f"units|{name}"].numpy() for name in about["names"]},
-                reading=Reading(**about["reading"]),
+                # a guard of before `count_bos` is to read what it was fitted on
+                reading=Reading(**{"count_bos": True, **about["reading"]}),
                 model_id=about["model_id"],
                 threshold=about["threshold"],
                 false_positive_rate=about["false_positive_rate"],
                 about=about["about"],
+                written=about.get("written"),
             )
         except (KeyError, TypeError) as error:
             raise DamagedArtifactError(
@@ -107,12 +117,23 @@ class Guard:
     """A guard and the model that it reads."""
 
     def __init__(
-        self, rule: GuardRule, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+        self,
+        rule: GuardRule,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        tell: Tell = warnings.warn,
     ) -> None:
         """Tie a rule to its model.
 
+        Args:
+            rule: What the guard knows.
+            model: The model that it was fitted on.
+            tokenizer: Of that model, with the chat template that it had then.
+            tell: Told what an old guard does not say of its tokenizer.
+
         Raises:
-            ArtifactMismatchError: The model is another one.
+            ArtifactMismatchError: The model, its tokenizer or its chat template is another one.
         """
         identity = model_id(model)
         if model_hash(identity) != model_hash(rule.model_id):
@@ -121,24 +142,41 @@ class Guard:
                 "activations of its own model alone: fit one on this model"
             )
         chosen_sites(model, rule.reading.site, list(rule.units))
+        check_written(rule.written, tokenizer, rule.reading, tell)
         self.rule, self.model, self.tokenizer = rule, model, tokenizer
 
     @classmethod
     def load(
-        cls, folder: str | Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+        cls,
+        folder: str | Path,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        tell: Tell = warnings.warn,
     ) -> "Guard":
-        """Load what `safetypin guard fit` left.
+        """Load what `safetypin guard fit` left; the arguments are those of `Guard`.
 
         Raises:
             DamagedArtifactError: The folder is unfinished, damaged or of another kind.
-            ArtifactMismatchError: It is of another model.
+            ArtifactMismatchError: It is of another model, tokenizer or chat template.
         """
-        return cls(GuardRule.read(Path(folder)), model, tokenizer)
+        return cls(GuardRule.read(Path(folder)), model, tokenizer, tell=tell)
 
     @property
     def threshold(self) -> float:
         """Probability from which on a prompt counts as unsafe."""
         return self.rule.threshold
+
+    def limit(self, threshold: float | None) -> float:
+        """Return the threshold to judge by: the guard's own where None is given.
+
+        Raises:
+            UserError: It is no probability.
+        """
+        if threshold is None or threshold == self.threshold:
+            return self.threshold  # where safe prompts reach 1, its own is just above 1
+        check_threshold(threshold)
+        return threshold
 
     def predict_proba(self, texts: Sequence[str]) -> Vector:
         """Return the probability that each request is unsafe.
@@ -166,11 +204,22 @@ class Guard:
             ]
             features[indices] = torch.cat([part.cpu() for part in parts], dim=1).numpy()
 
-        read_features(self.model, rows, self.rule.reading, keep, places=list(self.rule.units))
+        read_features(
+            self.model,
+            rows,
+            self.rule.reading,
+            keep,
+            bos=self.tokenizer.bos_token_id,
+            places=list(self.rule.units),
+        )
         check_features(features)
         return self.rule.linear.probability(self.rule.linear.decide(features))
 
     def is_unsafe(self, texts: Sequence[str], threshold: float | None = None) -> list[bool]:
-        """Tell of each request whether its probability reaches the threshold."""
-        limit = self.threshold if threshold is None else threshold
+        """Tell of each request whether its probability reaches the threshold.
+
+        Raises:
+            UserError: The threshold is no probability, or as `predict_proba` says.
+        """
+        limit = self.limit(threshold)
         return [bool(chance >= limit) for chance in self.predict_proba(texts)]

@@ -31,13 +31,32 @@ def threshold_at(scores: Vector, labels: Sequence[int], false_positive_rate: flo
     return float(np.nextafter(safe[allowed], np.inf)) if allowed < len(safe) else float(safe[-1])
 
 
+def check_threshold(threshold: float) -> None:
+    """Raise unless a threshold is a probability.
+
+    Raises:
+        UserError: It is not.
+    """
+    if not 0 <= threshold <= 1:
+        raise UserError(
+            f"the threshold must be in [0, 1], got {threshold:g}; it is a probability, so 5 % is "
+            "0.05"
+        )
+
+
 def measures(scores: Vector, labels: Sequence[int], threshold: float) -> dict[str, Any]:
     """Return all measures of scores against labels.
 
-    Rates have Wilson intervals, areas bootstrap intervals over prompts (1,000 resamples, seed 0).
+    Rates have Wilson intervals; F1 (`f1_interval`) and the areas bootstrap intervals over the same
+    resamples of the prompts (1,000, seed 0).
     """
     target, given = np.asarray(labels), np.asarray(scores, dtype=np.float64)
-    return rates_at(given, labels, threshold) | _areas(given, target)
+    size = len(target)
+    drawn = np.random.default_rng(0).multinomial(size, np.full(size, 1 / size), NUM_RESAMPLES)
+    counts = drawn.astype(np.float64)
+    f1_interval = _f1_interval(given >= threshold, target, counts)
+    found = rates_at(given, labels, threshold) | {"f1_interval": f1_interval}
+    return found | _areas(given, target, counts)
 
 
 def rates_at(scores: Vector, labels: Sequence[int], threshold: float) -> dict[str, Any]:
@@ -62,20 +81,31 @@ def _rate(hits: int, trials: int) -> dict[str, object]:
     return Rate(num_hits=hits, num_judged=trials).to_json()
 
 
-def _areas(scores: Vector, target: NDArray[np.int64]) -> dict[str, Any]:
+def _f1_interval(
+    called: NDArray[np.bool_], target: NDArray[np.int64], counts: Vector
+) -> list[float] | None:
+    """Return the interval of F1; None where no resample has one."""
+    twice = 2 * counts @ (called & (target == 1))
+    all_told = twice + counts @ (called != (target == 1))
+    known = all_told > 0
+    return _ends(twice[known] / all_told[known]) if known.any() else None
+
+
+def _ends(values: Vector) -> list[float]:
+    return [float(end) for end in np.quantile(values, [0.025, 0.975])]
+
+
+def _areas(scores: Vector, target: NDArray[np.int64], counts: Vector) -> dict[str, Any]:
     if len(set(target.tolist())) < 2:
         none = {"value": None, "interval": None}
         return {"roc_auc": none, "average_precision": none}
-    size = len(target)
-    drawn = np.random.default_rng(0).multinomial(size, np.full(size, 1 / size), NUM_RESAMPLES)
-    values = areas(scores, target, np.ones((1, size)))
-    resampled = areas(scores, target, drawn.astype(np.float64))
+    values = areas(scores, target, np.ones((1, len(target))))
+    resampled = areas(scores, target, counts)
     found = {}
     for name, value, others in zip(
         ("roc_auc", "average_precision"), values, resampled, strict=True
     ):
-        ends = np.quantile(others[np.isfinite(others)], [0.025, 0.975])
-        found[name] = {"value": float(value[0]), "interval": [float(end) for end in ends]}
+        found[name] = {"value": float(value[0]), "interval": _ends(others[np.isfinite(others)])}
     return found
 
 

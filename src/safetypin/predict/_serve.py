@@ -2,13 +2,14 @@
 
 `POST /score` with `{"text": "..."}` or `{"texts": ["...", ...]}` answers
 `{"results": [{"probability": 0.97, "unsafe": true}, ...], "threshold": 0.5}`; `GET /health` says
-that it is there. What is wrong with a request is said as `{"error": "..."}`: 400 no JSON or no
-prompt, 413 too large, 503 the queue is full.
+that it is there. What is wrong is said as `{"error": "..."}`: 400 no JSON or no prompt, 413 too
+large, 422 a prompt that cannot be judged, 500 a fault of the server, 503 the queue is full.
 """
 
 import asyncio
 import dataclasses
 import json
+import logging
 import socket
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,7 @@ except ImportError as error:  # pragma: no cover - in an environment without the
     raise UserError("serving needs the extra `serve`: pip install 'safetypin[serve]'") from error
 
 
+log = logging.getLogger(__name__)
 GRACE = 30  # seconds for requests that are under way when the server stops
 
 
@@ -106,7 +108,7 @@ class Batcher:
                 await self._judge(batch[: len(batch) // 2])
                 await self._judge(batch[len(batch) // 2 :])
             elif not batch[0][1].done():
-                batch[0][1].set_exception(Refused(422, str(error)))
+                batch[0][1].set_exception(_refusal(error))
             return
         for (_, future), chance in zip(batch, found, strict=True):
             if not future.done():  # its client may have gone
@@ -117,6 +119,16 @@ class Batcher:
         self._closing = True
         await self._queue.join()
         self._thread.shutdown()
+
+
+def _refusal(error: Exception) -> Refused:
+    """Return what a client is told of a prompt that could not be judged."""
+    if isinstance(error, UserError):
+        return Refused(422, str(error))
+    log.error("a prompt was not judged", exc_info=error)
+    return Refused(
+        500, f"internal error ({type(error).__name__}): the prompt was not judged; see the log"
+    )
 
 
 async def _texts(request: Request, limits: Limits) -> list[str]:
@@ -132,7 +144,7 @@ async def _texts(request: Request, limits: Limits) -> list[str]:
             raise Refused(413, f"the request is larger than {limits.max_bytes:,} bytes")
     try:
         given = json.loads(body)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also numbers and nests beyond all measure
         raise Refused(400, f'the request is no JSON ({error}); send {{"text": "..."}}') from error
     fields = given if isinstance(given, dict) else {}
     texts = fields.get("texts", [fields["text"]] if "text" in fields else None)

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+from safetypin.artifacts import Rate
 from safetypin.report import _words
 from safetypin.report._findings import Fact, Section, Table, findings_page
 from safetypin.report._guard_figures import curves
-from safetypin.report._guard_metrics import Area, GuardMetrics, Measured, RowOf
+from safetypin.report._guard_metrics import Area, GuardMetrics, Measured, Row
 from safetypin.report._html import write_page
 from safetypin.report._metrics import Interval
 from safetypin.report._read import read
@@ -21,6 +22,9 @@ NAMES = {
     "majority": "majority class",
 }
 
+MATCHED, EASY = "topic-matched", "easy"
+UNKNOWN_PROMPTS = "The prompts that the set was found on are not known: leaks could not be checked."
+
 
 def write_guard_report(folder: Path) -> Path:
     """Write `folder/report.html` from the metrics.json of a guard.
@@ -31,7 +35,7 @@ def write_guard_report(folder: Path) -> Path:
     return write_page(folder, guard_page(read(folder, "guard", GuardMetrics)))
 
 
-def _own(m: GuardMetrics) -> RowOf:
+def _own(m: GuardMetrics) -> Row:
     kinds = m.settings["features"], m.settings["classifier"]
     return next(row for row in m.rows if (row.features, row.classifier) == kinds)
 
@@ -58,16 +62,46 @@ def headline(m: GuardMetrics) -> tuple[str, str]:
 
 
 def _sentence(m: GuardMetrics) -> str:
-    data = m.data
-    best = _words.percent(data.tfidf_accuracy, data.num_test)
-    if data.easy:
-        kind = f"This is an easy set: the words alone, with no model, reach {best}."
-    else:
-        kind = f"This is no easy set: the words alone, with no model, reach {best}."
-    right = _own(m).test.accuracy
-    kind = f"{_words.counts(right)} held-out prompts (95 % interval {_words.bounds(right)}). {kind}"
-    matched = f" {data.num_matched_topics} of {data.num_groups} topics have prompts of both kinds."
-    return f"{kind}{matched if data.num_matched_topics else ''} {_verdict(m)}"
+    right, (kind, why) = _own(m).test.accuracy, _kind(m)
+    said = [
+        f"{_words.counts(right)} held-out prompts (95 % interval {_words.bounds(right)}).",
+        f"{kind.capitalize()}: {why}; {_words_alone(m)}.",
+        _verdict(m),
+        "" if m.neurons.get("are_prompts_known", True) else UNKNOWN_PROMPTS,
+    ]
+    return " ".join(part for part in said if part)
+
+
+def _kind(m: GuardMetrics) -> tuple[str, str]:
+    """Return of which kind the set of prompts is, and why."""
+    num_matched, num_topics = m.data.num_matched_topics, m.data.num_groups
+    if num_matched == num_topics:
+        return MATCHED, "every topic has safe and unsafe prompts"
+    some = f"{num_matched:,} of {num_topics:,} topics have"
+    # older versions called a set easy by what TF-IDF reaches, so it does not count alone
+    if num_matched and not m.data.easy:
+        return MATCHED, f"{some} safe and unsafe prompts"
+    few = f"only {some}" if num_matched else "topics differ between the classes: none has"
+    return EASY, f"{few} both safe and unsafe prompts, so words alone can tell them apart"
+
+
+def _words_alone(m: GuardMetrics) -> str:
+    """Return how far the better TF-IDF gets on each part."""
+    name, held_out = _best_tfidf(m, "test")
+    still = " still" if _kind(m)[0] == MATCHED else ""
+    said = f"{name} TF-IDF{still} reaches {_words.rate(held_out)} of the held-out prompts"
+    if any(row.other for row in m.rows):
+        name, elsewhere = _best_tfidf(m, "other")
+        said += f", {name} TF-IDF {_words.rate(elsewhere)} of another source"
+    return said
+
+
+def _best_tfidf(m: GuardMetrics, part: str) -> tuple[str, Rate]:
+    """Return which TF-IDF is right most often on a part, and how often."""
+    names = {"tfidf-char": "character", "tfidf-word": "word"}
+    found = [(names[row.features], getattr(row, part)) for row in m.rows if row.features in names]
+    name, best = max(found, key=lambda one: one[1].accuracy.value or 0.0)
+    return name, best.accuracy
 
 
 def _verdict(m: GuardMetrics) -> str:
@@ -87,7 +121,7 @@ def _verdict(m: GuardMetrics) -> str:
     return " ".join(said)
 
 
-def _facts(m: GuardMetrics, own: RowOf) -> list[Fact]:
+def _facts(m: GuardMetrics, own: Row) -> list[Fact]:
     limit = own.test.at_limit
     return [
         Fact(
@@ -105,6 +139,7 @@ def _facts(m: GuardMetrics, own: RowOf) -> list[Fact]:
                 f"threshold {_words.decimal(m.threshold, 3)}, from the training prompts alone",
             ),
         ),
+        Fact(label="Kind of set", value=_kind(m)[0], notes=(_kind(m)[1], _words_alone(m))),
         Fact(
             label="Prompts",
             value=f"{m.data.num_train} + {m.data.num_test}",
@@ -122,7 +157,7 @@ def _ends(interval: Interval | None) -> str:
     return f"95 % interval {interval[0]:.3f} to {interval[1]:.3f}"
 
 
-def _beside(m: GuardMetrics, own: RowOf) -> tuple[str, ...]:
+def _beside(m: GuardMetrics, own: Row) -> tuple[str, ...]:
     """Return the areas of the controls: random units, and the better of the two TF-IDF."""
     areas: dict[str, list[float]] = {"random units": [], "TF-IDF": []}
     for row in m.rows:
@@ -134,11 +169,20 @@ def _beside(m: GuardMetrics, own: RowOf) -> tuple[str, ...]:
     return tuple(f"{name} at most {max(found):.3f}" for name, found in areas.items() if found)
 
 
+def _with_ends(value: float | None, interval: Interval | None) -> str:
+    """Return a number with its interval: 0.985 (0.94–1.00)."""
+    shown = _words.decimal(value, 3)
+    return shown if interval is None else f"{shown} ({interval[0]:.2f}\u2013{interval[1]:.2f})"
+
+
 def _area(found: Area) -> str:
-    if found.interval is None:
-        return _words.decimal(found.value, 3)
-    low, high = found.interval
-    return f"{_words.decimal(found.value, 3)} ({low:.2f}\u2013{high:.2f})"
+    return _with_ends(found.value, found.interval)
+
+
+def _rate(given: Rate) -> str:
+    """Return a rate with its interval, which has no unit of its own: 95 % (83–99)."""
+    ends = _words.bounds(given).removesuffix("%").rstrip()
+    return f"{_words.rate(given)} ({ends})" if ends else _words.rate(given)
 
 
 def _table(m: GuardMetrics, part: str, heading: str) -> Section:
@@ -153,14 +197,14 @@ def _table(m: GuardMetrics, part: str, heading: str) -> Section:
             (
                 f"{NAMES[row.features]}{drawn}{kind}",
                 f"{row.num_features:,}" if row.num_features else "",
-                f"{_words.rate(found.accuracy)} ({_words.bounds(found.accuracy)})",
-                _words.rate(found.recall),
-                _words.rate(found.precision),
-                _words.decimal(found.f1, 3),
+                _rate(found.accuracy),
+                _rate(found.recall),
+                _rate(found.precision),
+                _with_ends(found.f1, found.f1_interval),
                 _area(found.roc_auc),
                 _area(found.average_precision),
                 f"{true_safe} {false_alarm} / {missed} {caught}",
-                _words.rate(found.at_limit.recall),
+                _rate(found.at_limit.recall),
             )
         )
     columns = (
@@ -174,7 +218,8 @@ def _table(m: GuardMetrics, part: str, heading: str) -> Section:
             "Every row has the same prompts, the same split and the same way to choose its "
             "penalty. "
             "Confusion: true negatives, false positives / false negatives, true positives, at "
-            "probability one half. In brackets: 95 % intervals."
+            "probability one half. In brackets: 95 % intervals, of rates Wilson's, of F1 and of "
+            "areas the bootstrap's over prompts."
         ],
         tables=[Table(label=heading, columns=columns, rows=rows, strong=strong)],
     )

@@ -6,14 +6,14 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter
 
 from safetypin.report._findings import Figure, Section
-from safetypin.report._guard_metrics import Bin, GuardMetrics, RowOf
+from safetypin.report._guard_metrics import Bin, GuardMetrics, Row
 from safetypin.report._picture import Picture
 from safetypin.report._style import INK, SOFT, STRONG, light_grid
 
 MARKS = (("tfidf-char", "s-", SOFT), ("random", "x:", SOFT), ("contrast", "o-", STRONG))
 
 
-def curves(m: GuardMetrics, own: RowOf) -> Section:
+def curves(m: GuardMetrics, own: Row) -> Section:
     """Return the part of the page with both figures."""
     figures = [
         Figure(

@@ -37,6 +37,7 @@ class Measured(Part):
     recall: Rate
     precision: Rate
     f1: float | None
+    f1_interval: Interval | None = None  # none in metrics of older versions
     roc_auc: Area
     average_precision: Area
     confusion: list[list[int]]
@@ -44,7 +45,7 @@ class Measured(Part):
     calibration: list[Bin]
 
 
-class RowOf(Part):
+class Row(Part):
     """One classifier."""
 
     features: str
@@ -88,6 +89,6 @@ class GuardMetrics(RunPart):
     neurons: dict[str, Any]
     data: Data
     threshold: float
-    rows: list[RowOf]
+    rows: list[Row]
     comparisons: list[Comparison]
     curve: list[dict[str, Any]]

@@ -21,6 +21,7 @@ from safetypin.predict import (
     texts_hash,
     threshold_at,
     write_features,
+    written_by,
 )
 from safetypin.prompts import load_prompts
 from safetypin.report import write_report
@@ -35,7 +36,12 @@ from safetypin.stages._series import Series
 
 SCHEMA = 1
 UNITS_PER_PROMPT = 10.0  # a forward pass, against one generated token
-EASY = 0.9  # accuracy of TF-IDF from which on the words give the label away
+TOPIC_MATCHED, NOT_MATCHED = "topic-matched", "not matched"
+MATCHED = 0.5  # share of the prompts on topics with prompts of both labels, from which on it is so
+UNKNOWN_PROMPTS = (
+    "the prompts that the set was found on are not known: leaks could not be checked; "
+    "`safetypin contrast` records them with the set that it finds"
+)
 
 
 def fit_guard(
@@ -83,7 +89,7 @@ class _Fitting:
         self.neurons = load_neurons(
             self.config.neurons, self.subject, any_model=self.config.any_model
         )
-        self._check_contrast()
+        self.contrast_hashes = self._check_contrast()
         features = self._features()
         fitted = self._fit(features)
         return self._finish(fitted)
@@ -102,14 +108,15 @@ class _Fitting:
         check_leaks({name: part.texts for name, part in parts.items()})
         return parts
 
-    def _check_contrast(self) -> None:
-        for name, part in self.parts.items():
-            check_hash_leaks(part, self._contrast_hashes, name)
-
-    @property
-    def _contrast_hashes(self) -> list[str]:
+    def _check_contrast(self) -> list[str]:
+        """Return the hashes of the prompts that the set was found on; none where not recorded."""
         record = RunRecord.read(neurons_folder(self.config.neurons))
-        return list(record.result.get(PROMPT_HASHES, []))
+        hashes = sorted(record.result.get(PROMPT_HASHES, []))
+        if not hashes:
+            self.series.reporter.note(UNKNOWN_PROMPTS)
+        for name, part in self.parts.items():
+            check_hash_leaks(part, hashes, name)
+        return hashes
 
     @property
     def _reading(self) -> Reading:
@@ -121,7 +128,9 @@ class _Fitting:
         subject, how = self.subject, self._reading
         rows = encode_prompts(subject.model, subject.tokenizer, texts, how)
         self.series.reporter.expect(UNITS_PER_PROMPT * len(rows) * 2)
-        inputs = {**subject.inputs, "prompts": texts_hash(rows), "reading": how._asdict()}
+        bos = subject.tokenizer.bos_token_id
+        read = {"prompts": texts_hash(rows), "reading": how._asdict(), "bos": bos}
+        inputs = {**subject.inputs, **read}
 
         def compute(folder: Path) -> Output:
             found = write_features(
@@ -130,6 +139,7 @@ class _Fitting:
                 rows,
                 how,
                 model_id=subject.identity,
+                bos=bos,
                 progress=lambda num: self.series.reporter.advance(UNITS_PER_PROMPT * num),
             )
             return Output({"num_prompts": found.num_prompts}, [FEATURES_FILE])
@@ -140,10 +150,13 @@ class _Fitting:
     def _fit(self, features: Features) -> RunRecord:
         config = self.config
         names = ("features", "classifier", "false_positive_rate", "num_random", "seed")
+        written = written_by(self.subject.tokenizer, self._reading)
         inputs = {
             "data": {name: part.fingerprint for name, part in self.parts.items()},
             "neurons": self.neurons.fingerprint,
+            "contrast_hashes": self.contrast_hashes,
             "read": self.series.records["features"].files,
+            "written": written,
             **{name: getattr(config, name) for name in names},
         }
 
@@ -172,10 +185,11 @@ class _Fitting:
                 threshold=threshold_at(chances, train.labels, config.false_positive_rate),
                 false_positive_rate=config.false_positive_rate,
                 about={name: getattr(config, name) for name in ("model", "features", "classifier")},
+                written=written,
             )
             result = rule.write(folder)
             result["train_hashes"] = sorted(_hashes(train))
-            result["contrast_hashes"] = self._contrast_hashes
+            result["contrast_hashes"] = self.contrast_hashes
             write_json(folder / "measured.json", about)
             return Output(result, [GUARD_FILE, "measured.json"])
 
@@ -183,8 +197,6 @@ class _Fitting:
 
     def _finish(self, fitted: RunRecord) -> dict[str, Any]:
         measured = read_json(self.out / "guard" / "measured.json")
-        tfidf = [row for row in measured["rows"] if row["features"].startswith("tfidf")]
-        best = max(row["test"]["accuracy"]["value"] for row in tfidf)
         sources = {name: getattr(self.config, name) for name, found in self.sets.items() if found}
         found = {
             "schema": SCHEMA,
@@ -197,17 +209,9 @@ class _Fitting:
                 "num_units": self.neurons.num_units,
                 "fingerprint": self.neurons.fingerprint,
                 "site": self.neurons.site,
+                "are_prompts_known": bool(self.contrast_hashes),
             },
-            "data": {
-                "num_train": len(self.parts["train"]),
-                "num_test": len(self.parts["test"]),
-                "num_other": len(self.parts["other"]) if "other" in self.parts else None,
-                "num_duplicates": self.data.num_duplicates,
-                "num_groups": len(set(self.data.groups)),
-                "num_matched_topics": self.data.num_topics,
-                "easy": best >= EASY,
-                "tfidf_accuracy": best,
-            },
+            "data": self._describe_data(measured["rows"]),
             "threshold": fitted.result["threshold"],
             **measured,
             "prompts": describe_prompts(
@@ -219,6 +223,33 @@ class _Fitting:
         write_report(self.out)
         self.series.reporter.finish()
         return found
+
+    def _describe_data(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return of which kind the set is, by its topics; and how far words alone get on it."""
+        data, parts = self.data, self.parts
+        tfidf = {
+            part: {
+                row["features"]: row[part]["accuracy"]["value"]
+                for row in rows
+                if row["features"].startswith("tfidf")
+            }
+            for part in parts
+            if part != "train"
+        }
+        kind = TOPIC_MATCHED if data.matched_share >= MATCHED else NOT_MATCHED
+        return {
+            "num_train": len(parts["train"]),
+            "num_test": len(parts["test"]),
+            "num_other": len(parts["other"]) if "other" in parts else None,
+            "num_duplicates": data.num_duplicates,
+            "num_groups": len(set(data.groups)),
+            "num_matched_topics": data.num_topics,
+            "matched_share": data.matched_share,
+            "kind": kind,
+            "easy": kind == NOT_MATCHED,  # of the topics, not of what TF-IDF reaches
+            "tfidf_accuracy": max(tfidf["test"].values()),
+            "tfidf": tfidf,
+        }
 
 
 def _hashes(part: Labelled) -> list[str]:

@@ -1,7 +1,8 @@
 """Use a guard that was fitted: judge prompts, measure it on other data, serve it."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from safetypin.predict import (
     measures,
 )
 from safetypin.prompts import load_prompts
+from safetypin.stages._idle import Idle, refuse_idle
 from safetypin.stages._pair import Where, load_subject
 
 UNSAFE_WORDS = frozenset({"1", "true", "unsafe", "harmful", "yes"})
@@ -25,24 +27,44 @@ SAFE_WORDS = frozenset({"0", "false", "safe", "harmless", "no"})
 AT_ONCE = 64
 
 
-def open_guard(folder: str | Path, model: str | None, where: Where) -> Guard:
+def open_guard(
+    folder: str | Path,
+    model: str | None,
+    where: Where,
+    *,
+    tell: Callable[[str], None] = warnings.warn,
+) -> Guard:
     """Load a guard and its model: the one that it was fitted with, or another place of the same.
+
+    Args:
+        folder: What `safetypin guard fit` left.
+        model: Where the model is; the name it was fitted with where None.
+        where: How it is loaded.
+        tell: Told what cannot be checked.
 
     Raises:
         DamagedArtifactError: The folder is unfinished, damaged or of another kind.
-        ArtifactMismatchError: The model is another one.
+        ArtifactMismatchError: The model, its tokenizer or its chat template is another one.
     """
     rule = GuardRule.read(Path(folder))
     name = model or str(rule.about.get("model"))
     subject = load_subject(name, where)
-    return Guard(rule, subject.model, subject.tokenizer)
+    return Guard(rule, subject.model, subject.tokenizer, tell=tell)
 
 
 def score_texts(
     guard: Guard, texts: Iterable[str], threshold: float | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Yield `{"text", "probability", "unsafe"}` for each text, in order, some at a time."""
-    limit = guard.threshold if threshold is None else threshold
+    """Return `{"text", "probability", "unsafe"}` of each text, in order, judged some at a time.
+
+    Raises:
+        UserError: The threshold is no probability.
+    """
+    # not in the generator, which would say it only when the first text is asked for
+    return _scored(guard, texts, guard.limit(threshold))
+
+
+def _scored(guard: Guard, texts: Iterable[str], limit: float) -> Iterator[dict[str, Any]]:
     waiting: list[str] = []
 
     def judged() -> Iterator[dict[str, Any]]:
@@ -59,13 +81,36 @@ def score_texts(
 
 
 def labelled_sets(
-    source: str, prompt_column: str, label_column: str
+    data: str | None,
+    unsafe: str | None,
+    safe: str | None,
+    *,
+    prompt_column: str,
+    label_column: str,
 ) -> tuple[PromptSet, PromptSet]:
-    """Return the unsafe and the safe prompts of one file with a column of labels.
+    """Return the unsafe and the safe prompts: of one file with labels, or of a source for each.
+
+    Args:
+        data: A file with a column of labels.
+        unsafe: Source of the unsafe prompts, in its place.
+        safe: Source of the safe prompts.
+        prompt_column: Column of the prompt.
+        label_column: Column of the label, in `data`.
 
     Raises:
-        UserError: A label is missing or unknown, or a class is missing.
+        UserError: Both or neither are given, a label is missing or unknown, or a class is missing.
     """
+    if data is not None:
+        theirs = Idle(("unsafe", "safe"), "the prompts of both labels are those of --data")
+        refuse_idle({"unsafe": unsafe, "safe": safe}, [theirs])
+        return _by_label(data, prompt_column, label_column)
+    if unsafe is None or safe is None:
+        raise UserError("no data was given; name a file with --data, or both --unsafe and --safe")
+    one, other = (load_prompts(part, prompt_column=prompt_column) for part in (unsafe, safe))
+    return one, other
+
+
+def _by_label(source: str, prompt_column: str, label_column: str) -> tuple[PromptSet, PromptSet]:
     loaded = load_prompts(source, prompt_column=prompt_column, response_column=label_column)
     parts: dict[bool, list[Any]] = {True: [], False: []}
     for index, prompt in enumerate(loaded):
@@ -90,6 +135,9 @@ def evaluate_guard(
 ) -> dict[str, Any]:
     """Measure a guard on prompts that it was not fitted on.
 
+    `are_neuron_prompts_known` says whether the prompts that its neurons were found on are recorded;
+    where they are not, that they are not among these could not be checked.
+
     Raises:
         UserError: A prompt is among those that it was fitted on, or a class is missing.
     """
@@ -98,13 +146,15 @@ def evaluate_guard(
     path = Path(folder)
     inner = path / "guard"
     record = RunRecord.read(inner if (inner / "run.json").exists() else path)
-    for kind, what in (("train", "the guard was fitted"), ("contrast", "its neurons were found")):
-        check_hash_leaks(data, record.result.get(f"{kind}_hashes", []), "evaluated", what)
+    hashes = {kind: record.result.get(f"{kind}_hashes", []) for kind in ("train", "contrast")}
+    check_hash_leaks(data, hashes["train"], "evaluated", "the guard was fitted")
+    check_hash_leaks(data, hashes["contrast"], "evaluated", "its neurons were found")
     chances = _chances(guard, data.texts)
     return {
         "model_id": guard.rule.model_id,
         "num_prompts": len(data),
         "num_duplicates": data.num_duplicates,
+        "are_neuron_prompts_known": bool(hashes["contrast"]),
         "at_half": measures(chances, data.labels, 0.5),
         "at_threshold": measures(chances, data.labels, guard.threshold),
         "calibration": calibration(chances, data.labels),
