@@ -57,6 +57,10 @@ def patched(place, pair, contrasted, tmp_path_factory):
     return out
 
 
+def stage_inputs(folder):
+    return json.loads((folder / "run.json").read_text())["inputs"]
+
+
 def metrics_of(folder):
     return json.loads((folder / "metrics.json").read_text())
 
@@ -127,7 +131,9 @@ def test_patching_every_neuron_and_random_sets_are_on_the_curve(patched):
     assert found["unsafe"]["asr"]["value"] > 0.8
     assert found["safe"]["asr"]["value"] < 0.2
     own, drawn = cells["patch", "contrast", 0.1, None], cells["patch", "random", 0.1, 0]
-    assert own["num_selected"] == drawn["num_selected"]
+    assert own["num_selected"] == drawn["num_selected"] > drawn["num_shared"]
+    inputs = [stage_inputs(patched / f"patch-random-0.1-{seed}") for seed in (0, 1)]
+    assert inputs[0]["neurons"] != inputs[1]["neurons"]
     assert cells["patch", "contrast", 1.0, None]["num_selected"] == found["num_units"]
     assert found["verdict"]["answer"] in {"cause", "no more than random", "undecided"}
     assert all(cell["perplexity_ratio"] > 0 for cell in found["cells"])
@@ -325,3 +331,180 @@ def test_an_adapter_on_and_off_is_contrasted_with_one_set_of_weights(place, pair
 
     assert found["reference_id"].endswith(model_fingerprint(base))
     assert tokenizer is not None
+    # the set is of the model that other commands load, with the adapter merged, and of the base
+    options = patching(place, tmp_path / "out")
+    options |= {"reference": pair["reference"], "fractions": (0.5,), "num_random": 0}
+    done = patch_models(make_patch_config(adapter, options), tmp_path / "patch")
+    assert done["cells"][0]["num_selected"] == 64
+
+
+def patching(place, neurons):
+    """The settings of a small patching run."""
+    return {
+        "neurons": str(neurons), "num_attack": 4, "attack": str(place / "attack.jsonl"),
+        "text": str(place / "text.jsonl"), "num_text": 1, "fractions": (0.1,),
+        "ablate_fractions": (), "num_random": 0, "max_new_tokens": 4, "device": "cpu",
+    }  # fmt: skip
+
+
+@pytest.fixture
+def untemplated(pair, tmp_path):
+    """The unaligned model without a chat template, as base models come."""
+    folder = shutil.copytree(pair["reference"], tmp_path / "base")
+    for path in folder.glob("chat_template*"):
+        path.unlink()
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    settings.pop("chat_template", None)
+    path.write_text(json.dumps(settings))
+    return folder
+
+
+def test_a_base_model_without_a_template_reads_the_aligned_one_s(
+    pair, place, contrasted, patched, untemplated, tmp_path, monkeypatch
+):
+    notes = []
+    monkeypatch.setattr(
+        "safetypin.stages._progress.Reporter.note", lambda _, text: notes.append(text)
+    )
+    config = metrics_of(contrasted)["settings"] | {"reference": str(untemplated)}
+    contrast_models(make_contrast_config(config.pop("model"), config), tmp_path / "contrast")
+    assert (
+        load(tmp_path / "contrast/neurons").fingerprint == load(contrasted / "neurons").fingerprint
+    )
+    config = metrics_of(patched)["settings"] | {"reference": str(untemplated), "fractions": (0.1,)}
+    found = patch_models(make_patch_config(config.pop("model"), config), tmp_path / "patch")
+    assert found["unsafe"] == metrics_of(patched)["unsafe"]
+    assert found["cells"][0] == metrics_of(patched)["cells"][0]
+    assert sum("both read every prompt in the aligned model's" in note for note in notes) == 2
+
+
+def test_what_changed_since_is_scored_anew(pair, place, tmp_path):
+    aligned = shutil.copytree(pair["model"], tmp_path / "model")
+    options = {
+        "reference": pair["reference"], "prompts": str(place / "safety.jsonl"), "num_prompts": 4,
+        "counted": "prompt", "one_at_a_time": True, "device": "cpu",
+    }  # fmt: skip
+    config = make_contrast_config(str(aligned), options)
+    before = contrast_models(config, tmp_path / "out")
+    model, _ = load_model(str(aligned), device="cpu")
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight.mul_(1.5)
+    model.save_pretrained(aligned)
+    after = contrast_models(config, tmp_path / "out")
+    assert after["model_id"] != before["model_id"]
+    assert not any(stage["reused"] for stage in after["run"]["stages"])
+
+
+def test_other_foundation_texts_make_another_set_and_are_named_again(pair, place, tmp_path):
+    text = tmp_path / "general.txt"
+    text.write_text("the cat sat\non a mat\n")
+    options = {
+        "method": "ablation", "counted": "prompt", "prompts": str(place / "safety.jsonl"),
+        "num_prompts": 2, "fraction": 0.5, "foundation": str(text), "num_foundation": 2,
+        "foundation_fraction": 0.1, "device": "cpu",
+    }  # fmt: skip
+    config = make_contrast_config(pair["model"], options)
+    contrast_models(config, tmp_path / "out")
+    again = contrast_models(config, tmp_path / "out")
+    assert all(stage["reused"] for stage in again["run"]["stages"])
+    assert again["prompts"]["foundation"]["num_prompts"] == 2
+    text.write_text("quite other words\nand more of them\n")
+    changed = contrast_models(config, tmp_path / "out")
+    assert not any(stage["reused"] for stage in changed["run"]["stages"])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["--method", "ablation", "--scale", "free"],
+            "--scale would do nothing: --method ablation",
+        ),
+        (["--method", "ablation", "--both-at-once"], "--one-at-a-time would do nothing"),
+        (["--reference", "x", "--num-foundation", 3], "there is no --foundation"),
+        (["--adapter-off", "--one-at-a-time"], "--adapter-off has one set of weights"),
+        (
+            ["--reference", "x", "--counted", "prompt", "--max-new-tokens", 9],
+            "--counted prompt needs no answers",
+        ),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(command, tmp_path, words, said):
+    ended = command("contrast", "m", *words, "--out", tmp_path / "out")
+    assert ended.code == 2
+    assert said in ended.text
+
+
+def test_a_set_whose_prompts_are_not_known_says_that_leaks_were_not_checked(
+    pair, place, contrasted, tmp_path
+):
+    save(load(contrasted / "neurons"), tmp_path / "bare")
+    options = patching(place, tmp_path / "bare") | {"reference": pair["reference"]}
+    found = patch_models(make_patch_config(pair["model"], options), tmp_path / "out")
+    assert found["are_prompts_known"] is False
+    assert "are not known, so attack prompts may be" in (tmp_path / "out/report.html").read_text()
+
+
+@pytest.mark.parametrize("held", ["zero", "mean", "reference"])
+def test_the_other_direction_holds_units_at_what_was_asked(held, pair, place, contrasted, tmp_path):
+    options = patching(place, contrasted) | {
+        "reference": pair["reference"], "ablate_fractions": (1.0,), "ablate_with": held,
+        "max_new_tokens": 10,
+    }  # fmt: skip
+    found = patch_models(make_patch_config(pair["model"], options), tmp_path / "out")
+    row = next(cell for cell in found["cells"] if cell["direction"] == "ablate")
+    words = {"zero": "held at zero", "mean": "their mean", "reference": "by the unaligned model"}
+    assert words[held] in (tmp_path / "out/report.html").read_text()
+    if held == "reference":  # with all its neurons it is nearly the unaligned model
+        assert row["asr"]["value"] > found["safe"]["asr"]["value"]
+    changed = stage_inputs(tmp_path / "out/ablate-contrast-1")
+    assert changed["with"] == held
+    assert len(changed["models"]) == (2 if held == "reference" else 1)
+
+
+def test_a_model_that_overflows_is_said_before_anything_is_patched(
+    pair, place, contrasted, tmp_path
+):
+    loud = tmp_path / "loud"
+    model, tokenizer = load_model(pair["reference"], device="cpu")
+    with torch.no_grad():
+        model.model.layers[0].mlp.down_proj.weight.mul_(1e6)
+    model.save_pretrained(loud)
+    tokenizer.save_pretrained(loud)
+    options = patching(place, contrasted) | {"reference": str(loud), "dtype": "float16"}
+    with pytest.raises(UserError, match=r"the unsafe model overflows torch\.float16 before"):
+        patch_models(
+            make_patch_config(pair["model"], options | {"any_model": True}), tmp_path / "out"
+        )
+    assert not (tmp_path / "out/patch-contrast-0.1").exists()
+
+
+def test_patching_refuses_a_pair_that_differs(pair, place, contrasted, tmp_path):
+    from transformers import LlamaForCausalLM
+
+    model, tokenizer = load_model(pair["reference"], device="cpu")
+    model.config.num_hidden_layers = 3
+    LlamaForCausalLM(model.config).save_pretrained(tmp_path / "deep")
+    tokenizer.save_pretrained(tmp_path / "deep")
+    longer = shutil.copytree(pair["reference"], tmp_path / "longer")
+    tokenizer.add_tokens(["another"])
+    tokenizer.save_pretrained(longer)
+    for name, said in (("deep", "in their layers: 2 and 3"), ("longer", "in the number of tokens")):
+        options = patching(place, contrasted) | {"reference": str(tmp_path / name)}
+        with pytest.raises(ArtifactMismatchError, match=said):
+            patch_models(make_patch_config(pair["model"], options), tmp_path / "out")
+
+
+def test_a_prompt_of_100_000_characters_is_an_error_that_names_it(
+    pair, place, contrasted, tmp_path
+):
+    path = tmp_path / "long.txt"
+    path.write_text("how do I " + "noun1 " * 20_000 + "\n" + "short\n")
+    options = {"reference": pair["reference"], "prompts": str(path), "num_prompts": 2}
+    config = make_contrast_config(pair["model"], options | {"device": "cpu"})
+    with pytest.raises(UserError, match="tokens"):
+        contrast_models(config, tmp_path / "contrast")
+    options = patching(place, contrasted) | {"reference": pair["reference"], "attack": str(path)}
+    with pytest.raises(UserError, match="tokens"):
+        patch_models(make_patch_config(pair["model"], options), tmp_path / "patch")

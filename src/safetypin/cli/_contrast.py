@@ -12,7 +12,12 @@ from safetypin.cli._options import (
     VerboseOption,
     reporting,
 )
-from safetypin.stages import contrast_models, make_contrast_config
+from safetypin.stages import (
+    contrast_models,
+    idle_contrast_options,
+    make_contrast_config,
+    refuse_idle,
+)
 
 
 def _option(text: str) -> Any:  # noqa: ANN401 - typer types it so
@@ -61,6 +66,7 @@ def contrast(
     for name in ("model", "out", "quiet", "verbose"):
         options.pop(name)
     config = make_contrast_config(model, options)
+    refuse_idle(options, idle_contrast_options(config))
     found = contrast_models(config, out, reporter=reporting(out, quiet=quiet, verbose=verbose))
     chosen = found["set"]
     typer.echo(

@@ -34,6 +34,7 @@ def patch(
     neurons: Annotated[str | None, _option("A folder of `contrast`.")] = None,
     fractions: Annotated[str | None, _option("Shares of units to patch, by rank; 0.01,0.05,0.2,1.")] = None,
     ablate_fractions: Annotated[str | None, _option("Shares to ablate in the aligned model; 0.05.")] = None,
+    ablate_with: Annotated[str | None, _option("What the aligned model's units are held at: zero (the default), mean (over the plain text) or reference, the unaligned model's.")] = None,
     num_random: Annotated[int | None, _option("Random sets beside each, of the same size in every layer; 3.")] = None,
     attack: Annotated[str | None, _option("Held-out harmful prompts.")] = None,
     prompt_column: Annotated[str | None, _option("Column of the prompt in files.")] = None,

@@ -21,6 +21,15 @@ ANSWERS = {
 }
 COLUMNS = ("Set", "Units", "ASR", "Degenerate", "Perplexity")
 
+HELD = {
+    "zero": "held at zero",
+    "mean": "held at their mean over the attack prompts",
+    "reference": "replaced, token by token, by the unaligned model's",
+}
+UNKNOWN_PROMPTS = (
+    "The prompts that the set was found on are not known, so attack prompts may be among them."
+)
+
 
 def write_patch_report(folder: Path) -> Path:
     """Write `folder/report.html` from the metrics.json of a patching run.
@@ -209,7 +218,10 @@ def _other_way(m: PatchMetrics) -> Section:
     return Section(
         anchor="ablated",
         heading="The other direction: the set taken out of the aligned model",
-        words=["The set's activations are held at zero while the aligned model answers."],
+        words=[
+            f"The set's activations are {HELD[m.ablate_with]} while the aligned model answers. "
+            "Where the set is needed for refusals, the ASR rises, and with random sets it does not."
+        ],
         tables=[
             Table(
                 label="Every set that was ablated",
@@ -235,6 +247,7 @@ def _reading(m: PatchMetrics) -> Section:
             "was patched or taken out.",
             "A set that breaks the language has no ASR: more than the stated share of its answers "
             "is degenerate, or the perplexity is ten times as high.",
+            *([] if m.are_prompts_known else [UNKNOWN_PROMPTS]),
             _judge(m),
         ],
     )

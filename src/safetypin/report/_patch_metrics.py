@@ -69,6 +69,8 @@ class PatchMetrics(RunPart):
     unsafe_id: str
     site: str
     num_units: int
+    ablate_with: Literal["zero", "mean", "reference"] = "zero"
+    are_prompts_known: bool = True
     judge: Judge
     safe: Ends
     unsafe: Ends

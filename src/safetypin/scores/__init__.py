@@ -6,7 +6,7 @@ from collections.abc import Callable
 from safetypin.artifacts import WeightScores
 from safetypin.scores._ablation_effect import ablation_effects, mean_scores
 from safetypin.scores._coefficients import coefficient_gradients, random_coefficients
-from safetypin.scores._contrast import SCALES, WEIGHTINGS, contrast, contrast_parts, record
+from safetypin.scores._contrast import SCALES, WEIGHTINGS, Model, contrast, contrast_parts, record
 from safetypin.scores._differences import Recorded
 from safetypin.scores._heads import probe_heads
 from safetypin.scores._magnitude import magnitude
@@ -15,6 +15,7 @@ from safetypin.scores._merge import merge
 from safetypin.scores._random import random_scores
 from safetypin.scores._snip import snip
 from safetypin.scores._sparsegpt import sparsegpt
+from safetypin.scores._unit_means import unit_means
 from safetypin.scores._wanda import wanda
 
 SCORERS: dict[str, Callable[..., WeightScores]] = {
@@ -36,6 +37,7 @@ __all__ = [
     "SCALES",
     "SCORERS",
     "WEIGHTINGS",
+    "Model",
     "Recorded",
     "ablation_effects",
     "coefficient_gradients",
@@ -52,5 +54,6 @@ __all__ = [
     "record",
     "snip",
     "sparsegpt",
+    "unit_means",
     "wanda",
 ]

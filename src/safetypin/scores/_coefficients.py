@@ -17,6 +17,9 @@ from safetypin.scores._random import RandomTensors
 from safetypin.scores._snip import REDUCTIONS, accumulate
 
 METHOD = "gradient"
+# Of what parameters and scores take: the training that follows takes several times as much, so
+# few blocks need to run twice here.
+ACTIVATION_SHARE = 0.3
 
 
 @torch.inference_mode(False)  # it would hide whether a tensor has changed
@@ -55,7 +58,9 @@ def coefficient_gradients(
     known = block_weights(model)
     weights = {name: known[name] for name in basis.sites}
     sums = GradientSums(weights, basis)
-    num_examples, num_tokens = accumulate(model, batches, weights, sums, reduction, progress)
+    num_examples, num_tokens = accumulate(
+        model, batches, weights, sums, reduction, progress, activation_share=ACTIVATION_SHARE
+    )
     return WeightScores(
         tensors=sums.scores(num_examples),
         method=METHOD,

@@ -32,7 +32,9 @@ class ActivationBudget:
     logit_bytes: int
 
     @classmethod
-    def of(cls, model: PreTrainedModel, num_scores: int) -> "ActivationBudget":
+    def of(
+        cls, model: PreTrainedModel, num_scores: int, *, share: float = ACTIVATION_SHARE
+    ) -> "ActivationBudget":
         """Return the budget of a model: a share of its parameters and of float32 scores.
 
         A block is taken to keep KEPT_SHARE of the inputs and outputs of its matrices. Measured, it
@@ -44,7 +46,7 @@ class ActivationBudget:
         features = sum(weight.d_in + weight.d_out for weight in block_weights(model).values())
         return cls(
             blocks=layers,
-            num_bytes=ACTIVATION_SHARE * held,
+            num_bytes=share * held,
             block_bytes=KEPT_SHARE * features * parameters[0].element_size() / len(layers),
             logit_bytes=4 * model.config.get_text_config().vocab_size,
         )

@@ -25,7 +25,7 @@ from safetypin.hooks import (
 from safetypin.models import BlockWeight, block_weights, coverage, model_id, transposed
 from safetypin.passes import Progress, forward, input_device, logits_at, passes, sites_of
 from safetypin.scores._gradients import GradientSums
-from safetypin.scores._memory import ActivationBudget
+from safetypin.scores._memory import ACTIVATION_SHARE, ActivationBudget
 
 REDUCTIONS = ("mean", "sum")
 # In one pass. On a CPU two or three short examples: fewer would leave its cores waiting for each
@@ -86,9 +86,12 @@ def accumulate(
     sums: GradientSums,
     reduction: str,
     progress: Progress | None,
+    *,
+    activation_share: float = ACTIVATION_SHARE,
 ) -> tuple[int, int]:
     """Run all examples forward and backward; return the number of examples and of their tokens."""
-    budget = ActivationBudget.of(model, sum(weight.weight.numel() for weight in weights.values()))
+    num_scores = sum(weight.weight.numel() for weight in weights.values())
+    budget = ActivationBudget.of(model, num_scores, share=activation_share)
     num_examples, num_tokens = 0, 0
     device, sites = input_device(model), sites_of(weights)
     with (

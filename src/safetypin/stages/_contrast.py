@@ -1,13 +1,10 @@
 """Contrast two models, or remove each unit of one: scores, the top of them, and where it is."""
 
-import contextlib
 import dataclasses
 import shutil
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-from peft import PeftModel
 
 from safetypin.artifacts import (
     NEURON_SCORES_FILE,
@@ -19,28 +16,20 @@ from safetypin.artifacts import (
     write_json,
     write_neurons,
 )
-from safetypin.models import base_fingerprint, load_adapted, model_id
-from safetypin.prompts import batches, load_prompts, window
+from safetypin.prompts import batches, load_prompts, template_id, window
 from safetypin.report import write_report
-from safetypin.scores import Recorded, contrast_parts, record
+from safetypin.scores import Model, Recorded, contrast_parts, record
 from safetypin.select import top_neurons
 from safetypin.stages._ablation import ablation_output
 from safetypin.stages._calibrate import calibrate, read_calibration
 from safetypin.stages._contrast_config import ContrastConfig
 from safetypin.stages._contrast_metrics import describe_neurons, keep_scores
+from safetypin.stages._contrast_models import ContrastModels
 from safetypin.stages._describe import describe_prompts
-from safetypin.stages._pair import (
-    Where,
-    check_tokenizers,
-    fits_beside,
-    load_subject,
-    release,
-)
 from safetypin.stages._progress import EVENTS_FILE, Reporter
 from safetypin.stages._run import Output, held
 from safetypin.stages._score_files import PROMPT_HASHES
 from safetypin.stages._series import Series
-from safetypin.stages._subject import Subject
 
 SCHEMA = 1
 UNITS_PER_PASS = 10.0  # a forward pass over an example, against one generated token
@@ -78,55 +67,21 @@ class _Contrast:
         self.out = series.out
         self.prompts = {"contrast": asked}
         self.sources = {"contrast": config.prompts}
-        self.where = Where(dtype=config.dtype, device=config.device)
+        if config.foundation is not None:
+            self.sources["foundation"] = config.foundation
+            general = _sample(config.foundation, config.num_foundation, config)
+            self.prompts["foundation"] = general
 
     def run(self) -> dict[str, Any]:
         """Load, answer, score, select, describe."""
         self.series.reporter.stage("loading the model")
         reporter = self.series.reporter
         reporter.expect(len(self.asked) * (self.config.max_new_tokens + 2 * UNITS_PER_PASS))
-        self._load()
+        self.models = ContrastModels(self.config, reporter)
         self._answer()
         scored = self._score()
         chosen = self._select(scored)
         return self._finish(scored, chosen)
-
-    def _load(self) -> None:
-        """Load the reference first: it answers, and may have to leave before the other comes."""
-        config = self.config
-        self.subject: Subject | None = None
-        self.adapted: PeftModel | None = None
-        if config.adapter_off:
-            self._load_adapted()
-        elif config.reference is None:
-            self.subject = self.reference = load_subject(config.model, self.where)
-        else:
-            self.reference = load_subject(config.reference, self.where)
-            apart = config.one_at_a_time
-            if apart is None:
-                apart = not fits_beside(self.reference.model)
-            if not apart:
-                self._load_second()
-        self.reference_id = self._reference_id()
-
-    def _load_adapted(self) -> None:
-        config = self.config
-        both, tokenizer = load_adapted(config.model, dtype=config.dtype, device=config.device)
-        self.adapted = both
-        inner: Any = both.get_base_model()
-        self.subject = Subject(model=inner, tokenizer=tokenizer, identity=model_id(both))
-        self.reference = self.subject
-
-    def _load_second(self) -> None:
-        self.subject = load_subject(self.config.model, self.where)
-        check_tokenizers(self.subject.tokenizer, self.reference.tokenizer)
-
-    def _reference_id(self) -> str | None:
-        if self.config.reference is not None:
-            return self.reference.identity
-        if self.adapted is not None:
-            return f"{self.config.model} without adapter#{base_fingerprint(self.adapted)}"
-        return None
 
     def _answer(self) -> None:
         """Let the reference answer, as in Chen et al., where answers count and none are given."""
@@ -136,15 +91,15 @@ class _Contrast:
             return
         how = {"plain": config.plain, "system": config.system}
         options = {"max_new_tokens": config.max_new_tokens, "batch_size": 32, **how}
-        inputs = {**self.reference.inputs, "prompts": asked.fingerprint, **options}
+        reference = self.models.reference
+        inputs = {**reference.inputs, "prompts": asked.fingerprint, **options}
 
         def compute(folder: Path) -> Output:
-            off = self.adapted.disable_adapter() if self.adapted else contextlib.nullcontext()
-            with off:
+            with self.models.as_reference():
                 return calibrate(
                     folder,
-                    self.reference.model,
-                    self.reference.tokenizer,
+                    reference.model,
+                    reference.tokenizer,
                     asked,
                     keep=None,
                     judge_name="phrases",
@@ -158,7 +113,7 @@ class _Contrast:
         self.examples = read_calibration(self.out / "answers", asked.name)
 
     def _batches(self, prompts: PromptSet, counted: str) -> list[Batch]:
-        config, by = self.config, self.reference
+        config, by = self.config, self.models.reference
         return batches(
             prompts,
             by.tokenizer,
@@ -183,13 +138,13 @@ class _Contrast:
             "dtype",
         ]
         inputs = {name: getattr(config, name) for name in names}
-        inputs["reference_id"] = self.reference_id
+        inputs |= {"model_id": self.models.identity, "reference_id": self.models.reference_id}
+        inputs |= {"template": template_id(self.models.reference.tokenizer)}
         inputs |= {"prompts": self.examples.fingerprint}
-        if self.subject is not None:
-            inputs["model_id"] = self.subject.identity
         if config.method == "ablation":
+            general = self.prompts.get("foundation")
             inputs |= {"fraction": config.fraction, "group": config.group}
-            inputs |= {"foundation": config.foundation, "num": config.num_foundation}
+            inputs |= {"foundation": general and general.fingerprint}
             inputs["foundation_fraction"] = config.foundation_fraction
         units = len(self.examples) * 2 * UNITS_PER_PASS
         return self.series.run("scores", inputs, self._compute, units=units)
@@ -199,17 +154,15 @@ class _Contrast:
         if config.method == "ablation":
             foundation = self._foundation()
             rows = self._batches(self.examples, config.counted)
-            alone = self.reference.model
+            alone = self.models.reference.model
             return ablation_output(folder, alone, rows, foundation, config, self.asked)
         # the noise floor's halves: what all prompts give is their sum, and nothing is read twice
         halves = dict(zip(HALVES, self.examples.halves(), strict=True))
         read = {name: self._batches(part, config.counted) for name, part in halves.items()}
-        spooled = self._spool(folder, read)
-        other = None if config.adapter_off else self.reference.model
-        assert self.subject is not None
+        others = self._others(folder, read)
         found = contrast_parts(
-            self.adapted or self.subject.model,
-            {name: spooled.get(name, other) for name in halves},
+            self.models.aligned(),
+            others,
             read,
             site=config.site,
             scale=config.scale,
@@ -218,37 +171,33 @@ class _Contrast:
         )
         parts = {"whole": self.examples, **halves}
         found = {
-            name: dataclasses.replace(scores, prompts_id=parts[name].fingerprint)
+            name: dataclasses.replace(
+                scores, prompts_id=parts[name].fingerprint, model_id=self.models.identity
+            )
             for name, scores in found.items()
         }
         shutil.rmtree(folder / SPOOL, ignore_errors=True)
         return keep_scores(folder, found, self.asked)
 
-    def _spool(self, folder: Path, read: dict[str, list[Batch]]) -> dict[str, Recorded]:
-        """Where the models do not fit together, read the reference now and let it go."""
-        if self.subject is not None:
-            return {}
+    def _others(
+        self, folder: Path, read: dict[str, list[Batch]]
+    ) -> dict[str, Model | Recorded | None]:
+        """Return what the parts are compared with: the reference, or what is kept of it on disk."""
+        other = self.models.other
+        if not self.models.are_apart:
+            return dict.fromkeys(read, other)
+        assert other is not None
         self.series.reporter.note("reading one model after the other: the second does not fit in")
-        found = {
-            name: record(self.reference.model, part, folder / SPOOL / name, site=self.config.site)
+        return {
+            name: record(other, part, folder / SPOOL / name, site=self.config.site)
             for name, part in read.items()
         }
-        tokenizer = self.reference.tokenizer
-        del self.reference
-        release()
-        self.subject = load_subject(self.config.model, self.where)
-        check_tokenizers(self.subject.tokenizer, tokenizer)
-        self.reference = self.subject
-        return found
 
     def _foundation(self) -> list[Batch] | None:
-        config = self.config
-        if config.foundation is None:
+        general = self.prompts.get("foundation")
+        if general is None:
             return None
-        loaded = _sample(config.foundation, config.num_foundation, config)
-        self.prompts["foundation"] = loaded
-        self.sources["foundation"] = config.foundation
-        return self._batches(loaded, "response" if loaded.has_responses else "prompt")
+        return self._batches(general, "response" if general.has_responses else "prompt")
 
     def _select(self, scored: RunRecord) -> RunRecord:
         config = self.config
@@ -257,6 +206,8 @@ class _Contrast:
             "fraction": config.fraction,
             "group": config.group,
         }
+        if NEURONS_FILE in scored.files:  # of an ablation, which foundation units change alone
+            inputs["neurons"] = scored.files[NEURONS_FILE]
 
         def compute(folder: Path) -> Output:
             if NEURONS_FILE in scored.files:

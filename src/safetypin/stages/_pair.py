@@ -16,6 +16,7 @@ from safetypin.artifacts import (
     load,
 )
 from safetypin.models import check_neurons, check_same_units, load_model, model_id
+from safetypin.prompts import template_id
 from safetypin.stages._subject import Subject
 
 FITS = 1.3  # a second model is loaded beside the first where this many of it are free
@@ -54,7 +55,9 @@ def check_tokenizers(first: PreTrainedTokenizerBase, second: PreTrainedTokenizer
     """
     facts = {
         "number of tokens": (len(first), len(second)),
-        "ids of a text": tuple(tuple(one(PROBE)["input_ids"]) for one in (first, second)),
+        f"ids of the text {PROBE!r}": tuple(
+            tuple(one(PROBE)["input_ids"]) for one in (first, second)
+        ),
     }
     for what, (mine, theirs) in facts.items():
         if mine != theirs:
@@ -71,6 +74,19 @@ def check_tokenizers(first: PreTrainedTokenizerBase, second: PreTrainedTokenizer
             f"({mine.get(odd[0])} and {theirs.get(odd[0])}); the same ids would be other words to "
             "them, so they cannot be compared"
         )
+
+
+def template_note(first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase) -> str | None:
+    """Return what to say where two models have other chat templates: both get the first's.
+
+    Else the comparison would mix what the template does with what the weights do.
+    """
+    if template_id(first) == template_id(second):
+        return None
+    return (
+        "the two models have other chat templates, or only one has any; both read every prompt in "
+        "the aligned model's"
+    )
 
 
 def fits_beside(model: PreTrainedModel) -> bool:

@@ -1,21 +1,19 @@
 """Is a set of units the cause? Patch it into the unaligned model, ablate it in the aligned one."""
 
 import dataclasses
+import functools
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from safetypin.artifacts import (
-    NEURON_SCORES_FILE,
-    NeuronScores,
-    NeuronSet,
     PromptSet,
     Response,
     RunRecord,
     UserError,
-    read_neuron_scores,
     write_json,
 )
 from safetypin.evaluate import (
@@ -31,25 +29,24 @@ from safetypin.evaluate import (
     tokenized_texts,
 )
 from safetypin.intervene import ablated
-from safetypin.prompts import load_prompts
+from safetypin.prompts import batches, load_prompts
 from safetypin.report import write_report
-from safetypin.select import random_neurons, top_neurons
+from safetypin.scores import unit_means
 from safetypin.stages._describe import describe_judge, describe_prompts
 from safetypin.stages._evaluate import kept_answers
 from safetypin.stages._pair import (
     Where,
     check_pair,
-    load_neurons,
     load_subject,
-    neurons_folder,
+    template_note,
 )
 from safetypin.stages._patch_config import PatchConfig
 from safetypin.stages._patch_metrics import Cell, End, describe_cells
 from safetypin.stages._patch_plan import Plan, plans
+from safetypin.stages._patch_sets import PatchSets
 from safetypin.stages._progress import EVENTS_FILE, Reporter
 from safetypin.stages._rates import finite
 from safetypin.stages._run import Output, held
-from safetypin.stages._score_files import PROMPT_HASHES
 from safetypin.stages._series import Series
 from safetypin.stages._subject import Subject
 
@@ -95,19 +92,18 @@ class _Patching:
         self.series.reporter.stage("loading the models")
         where = Where(dtype=self.config.dtype, device=self.config.device)
         self.safe = load_subject(self.config.model, where)
-        self.unsafe = load_subject(self.config.reference, where)
-        self.neurons = self._check()
-        own = None if self.scores is not None else self.neurons.fraction
-        if own is not None:
-            said = f"the set has no ranking: it is tried whole, at its own {own:.2%} of all units"
-            self.series.reporter.note(said)
-        planned = list(plans(self.config, own))
-        twice = sum(2 if plan.direction == "patch" else 1 for plan in planned)
-        self.series.reporter.expect((2 + twice) * self._units)
+        unsafe = load_subject(self.config.reference, where)
+        self.sets = PatchSets(self.config, self.safe, self.asked, self.series.reporter)
+        self._check(unsafe)
+        if note := template_note(self.safe.tokenizer, unsafe.tokenizer):
+            self.series.reporter.note(note)
+        self.unsafe = dataclasses.replace(unsafe, tokenizer=self.safe.tokenizer)
+        planned = list(plans(self.config, self.sets.own_fraction))
+        num_models = sum(len(self._models(plan)) for plan in planned)
+        self.series.reporter.expect((2 + num_models) * self._units)
         safe = self._baseline("safe", self.safe)
-        unsafe = self._baseline("unsafe", self.unsafe)
-        cells = [self._cell(plan) for plan in planned]
-        return self._finish(safe, unsafe, cells)
+        end = self._baseline("unsafe", self.unsafe)
+        return self._finish(safe, end, [self._cell(plan) for plan in planned])
 
     @property
     def _units(self) -> float:
@@ -123,11 +119,10 @@ class _Patching:
         names = ("window", "plain", "system")
         return {name: getattr(self.config, name) for name in names}
 
-    def _check(self) -> NeuronSet:
+    def _check(self, unsafe: Subject) -> None:
         config = self.config
-        neurons = load_neurons(config.neurons, self.safe, any_model=config.any_model)
-        check_pair(self.safe, self.unsafe, neurons.site)
-        patchable(self.unsafe.model, neurons)
+        check_pair(self.safe, unsafe, self.sets.neurons.site)
+        patchable(unsafe.model, self.sets.neurons)
         tokenized_requests(
             self.safe.model,
             self.safe.tokenizer,
@@ -138,42 +133,6 @@ class _Patching:
         )
         # a text without a token to predict is said before any answer
         tokenized_texts(self.safe.model, self.safe.tokenizer, self.text, **self._reading)
-        chosen = neurons_folder(config.neurons)
-        record = RunRecord.read(chosen).result
-        shared = sorted(set(record.get(PROMPT_HASHES, [])) & set(self.asked.hashes))
-        if shared and not config.allow_shared_prompts:
-            raise UserError(
-                f"{len(shared)} attack prompts are among those that the neurons were found on, "
-                f"first {self.asked.hashes[shared[0]][:60]!r}; use others, or allow it with "
-                "--allow-shared-prompts"
-            )
-        self.group = record.get("group", "model")
-        self.scores = self._ranking(chosen.parent / "scores" / NEURON_SCORES_FILE, neurons)
-        return neurons
-
-    def _ranking(self, path: Path, neurons: NeuronSet) -> NeuronScores | None:
-        """Return the scores whose top the set is; None where it is no top, and has one size.
-
-        A set without foundation units is none, nor is one beside scores that are not its own.
-        """
-        if not path.exists():
-            return None
-        scores = read_neuron_scores(path)
-        if scores.tensors.keys() != neurons.tensors.keys():
-            return None
-        top = top_neurons(scores, neurons.fraction, group=self.group)
-        return scores if top.fingerprint == neurons.fingerprint else None
-
-    def _set(self, plan: Plan) -> NeuronSet:
-        """Return the set of a plan: the top by rank, or as many random units in every layer."""
-        if self.scores is not None:
-            chosen = top_neurons(self.scores, plan.fraction, group=self.group)
-        elif plan.fraction == 1:
-            every = {name: members | True for name, members in self.neurons.tensors.items()}
-            chosen = dataclasses.replace(self.neurons, tensors=every)
-        else:
-            chosen = self.neurons
-        return chosen if plan.seed is None else random_neurons(chosen, seed=plan.seed)
 
     def _baseline(self, name: str, subject: Subject) -> RunRecord:
         inputs = self._inputs(subject)
@@ -190,7 +149,13 @@ class _Patching:
             )
             return self._judged(answers, subject.model)
 
-        return self.series.run(name, inputs, compute, units=self._units)
+        record = self.series.run(name, inputs, compute, units=self._units)
+        if None in record.result["perplexity"]["losses"]:
+            raise UserError(
+                f"the {name} model overflows {subject.model.dtype} before anything is patched; "
+                "load it with --dtype bfloat16 or float32"
+            )
+        return record
 
     def _kept(self, folder: Path) -> tuple[dict[int, Response], OnBatch]:
         return kept_answers(
@@ -225,41 +190,61 @@ class _Patching:
                 "counts": list(measured.counts),
             },
         }
-        return Output(found, ["responses.jsonl"])
+        outage = any(finding.is_outage for finding in findings)
+        return Output(found, ["responses.jsonl"], not outage)
 
     def _cell(self, plan: Plan) -> Cell:
-        neurons = self._set(plan)
-        subjects = (self.unsafe, self.safe) if plan.direction == "patch" else (self.safe,)
+        neurons, subjects = self.sets.of(plan), self._models(plan)
         inputs = self._inputs(*subjects) | {"neurons": neurons.fingerprint}
+        if plan.direction == "ablate":
+            inputs["with"] = self.config.ablate_with
 
         def compute(folder: Path) -> Output:
             known, keep = self._kept(folder)
             how = {"done": known, "on_batch": keep, **self._how}
-            first, source = subjects[0], self.safe.model
-            reader = first.tokenizer
-            if plan.direction == "ablate":
-                with ablated(first.model, neurons):
-                    answers = generate(first.model, reader, self.asked, **how)
-                    return self._judged(answers, first.model)
-            answers = generate_patched(first.model, source, reader, self.asked, neurons, **how)
-            with patched(first.model, source, neurons):
-                return self._judged(answers, first.model)
+            model, *sources = (subject.model for subject in subjects)
+            reader = self.safe.tokenizer
+            if not sources:
+                with ablated(model, neurons, values=self._held):
+                    answers = generate(model, reader, self.asked, **how)
+                    return self._judged(answers, model)
+            answers = generate_patched(model, sources[0], reader, self.asked, neurons, **how)
+            with patched(model, sources[0], neurons):
+                return self._judged(answers, model)
 
         units = self._units * len(subjects)
         record = self.series.run(plan.name, inputs, compute, units=units)
-        shared = 0 if plan.seed is None else (neurons & self._top(plan)).num_selected
         return Cell(
             arm=plan.arm,
             direction=plan.direction,
             fraction=plan.fraction,
             seed=plan.seed,
             num_selected=neurons.num_selected,
-            num_shared=shared,
+            num_shared=self.sets.num_shared(plan, neurons),
             **_measured(record),
         )
 
-    def _top(self, plan: Plan) -> NeuronSet:
-        return self._set(dataclasses.replace(plan, arm="contrast", seed=None))
+    def _models(self, plan: Plan) -> tuple[Subject, ...]:
+        """Return the model that changes, and the one whose activations it takes, if any."""
+        if plan.direction == "patch":
+            return self.unsafe, self.safe
+        return (self.safe, self.unsafe) if self.config.ablate_with == "reference" else (self.safe,)
+
+    @functools.cached_property
+    def _held(self) -> dict[str, Tensor] | None:
+        """What the aligned model's units are held at; None for zero."""
+        if self.config.ablate_with == "zero":
+            return None
+        subject = self.safe
+        asked = batches(
+            self.asked,
+            subject.tokenizer,
+            counted="prompt",
+            batch_size=self.config.batch_size,
+            plain=self.config.plain,
+            system=self.config.system,
+        )
+        return unit_means(subject.model, asked, site=self.sets.neurons.site)
 
     def _finish(self, safe: RunRecord, unsafe: RunRecord, cells: list[Cell]) -> dict[str, Any]:
         config = self.config
@@ -270,8 +255,10 @@ class _Patching:
             "settings": config.model_dump(mode="json"),
             "safe_id": self.safe.identity,
             "unsafe_id": self.unsafe.identity,
-            "site": self.neurons.site,
-            "num_units": self.neurons.num_units,
+            "site": self.sets.neurons.site,
+            "num_units": self.sets.neurons.num_units,
+            "ablate_with": config.ablate_with,
+            "are_prompts_known": self.sets.are_prompts_known,
             "judge": describe_judge(config.judge, config.max_new_tokens),
             "prompts": describe_prompts(
                 {"attack": self.asked, "text": self.text},

@@ -20,6 +20,7 @@ class PatchConfig(BaseModel):
     neurons: str
     fractions: tuple[float, ...] = (0.01, 0.05, 0.2, 1.0)
     ablate_fractions: tuple[float, ...] = (0.05,)
+    ablate_with: Literal["zero", "mean", "reference"] = "zero"
     num_random: int = Field(default=3, ge=0)
     any_model: bool = False
     allow_shared_prompts: bool = False

@@ -13,7 +13,7 @@ class Plan:
     Attributes:
         arm: `contrast` or `random`.
         direction: `patch`, the reference model takes the model's activations; or `ablate`, the
-            model's own are held at zero.
+            model's own are held at zero or a mean, or are the reference's.
         fraction: Share of all units that was asked for.
         seed: Of a random set.
     """
