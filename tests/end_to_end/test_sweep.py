@@ -1,16 +1,26 @@
 """A whole sweep on a tiny model: its cells, its controls, how it goes on, and what it refuses."""
 
+import gc
 import json
 import shutil
 import threading
+import time
+import warnings
 
 import pandas as pd
 import pytest
+import torch
 
 from end_to_end.comparing import read_metrics
-from safetypin.artifacts import RunRecord, UserError
+from safetypin.artifacts import RunRecord, UserError, WeightMask, inputs_hash, write_mask
+from safetypin.evaluate import ATTACKS
 from safetypin.experiment import parse_shard, read_sweep, run_sweep
-from safetypin.stages import Reporter
+from safetypin.experiment.sweep._collect import _attacked
+from safetypin.experiment.sweep._prepared import SETS, Prepared, mask_file
+from safetypin.experiment.sweep.methods import _weights, read_method
+from safetypin.stages import Output, Reporter, describe_attacks, held, run_stage
+
+decoding = ATTACKS["decoding"]
 
 FILE = """
 title = "A tiny sweep"
@@ -220,6 +230,26 @@ def test_what_is_done_is_kept_and_a_changed_method_is_run_again(file, swept, tmp
     assert changed == {"actsvd-1", "actsvd-10%"}
 
 
+def test_a_new_size_and_other_words_keep_the_cells_that_are_done(file, swept, tmp_path):
+    out = shutil.copytree(swept, tmp_path / "more")
+    kept = {path: path.stat().st_mtime_ns for path in out.glob("cells/*/run.json")}
+    text = file.read_text()
+    for old, new in (
+        ("grid = [[0.02, 0.02],", "grid = [[0.01, 0.01], [0.02, 0.02],"),
+        ("the safety-critical set", "what refuses"),
+        ("remove = [1, 0.1]", "remove = [1, 2, 0.1]"),
+        ('like = "difference"\nnum_seeds = 2', 'like = "difference"\nnum_seeds = 3'),
+    ):
+        assert old in text
+        text = text.replace(old, new)
+    more = tmp_path / "more.toml"
+    more.write_text(text)
+    found = run(more, out)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    # two new sizes; three draws of the new size and a third draw of the two old ones
+    assert len(found["cells"]) == 17 + 2 + 3 + 2
+
+
 def test_shards_share_a_folder_and_find_what_one_process_finds(file, found, tmp_path):
     out = tmp_path / "shared"
     shards = [parse_shard(f"{i}/3") for i in (1, 2, 3)]
@@ -283,6 +313,8 @@ def test_a_killed_sweep_goes_on_and_finds_the_same(file, found, nursery, tmp_pat
         ('patterns = "1:16"', 'patterns = "1:7"', "divide"),
         ('patterns = "1:16"', 'patterns = "1-16"', "N:M"),
         ("remove = [1, 0.1]", "remove = [999]", "rank 999"),
+        ("remove = [1, 0.1]", "remove = [0.001]", "rank 0.001 removes no rank"),
+        ("keep = [[2, 2]]", "keep = [[1.0, 2]]", "[1, 2] removes no rank"),
         ("heads = [3]", "heads = [99]", "the model has 8 heads"),
         ('score = "wanda"', 'score = "wonda"', "magnitude"),
         ('which = "bottom"', 'group = "colum"', "row, matrix"),
@@ -326,8 +358,6 @@ def test_a_wrong_shard_is_refused(text):
 
 
 def test_a_second_process_without_shards_is_told_who_holds_the_folder(file, swept, tmp_path):
-    from safetypin.stages import held
-
     out = shutil.copytree(swept, tmp_path / "held")
     with held(out), pytest.raises(UserError, match="is in use"):
         run(file, out)
@@ -361,6 +391,110 @@ def test_jobs_are_submitted_one_a_shard(command, file, tmp_path, monkeypatch):
     assert "--shard 2/2" in ended.out
     refused = command("run", file, "--out", out, "--slurm", "2", "--slurm-set", "nothing")
     assert "name=value" in refused.text
+
+
+def test_a_job_runs_its_shard_to_the_end_in_a_fresh_folder(command, file, tmp_path, monkeypatch):
+    pytest.importorskip("submitit", reason="the extra `slurm` is not installed")
+    monkeypatch.setenv("SAFETYPIN_CLUSTER", "local")
+    text = file.read_text()
+    few = text[: text.index("[methods.random]")] + text[text.index("[scales.small]") :]
+    few = few[: few.index("[scales.few]")].replace(", [0.05, 0.05]", "")
+    few = few.replace('attacks = ["suffix", "decoding"]\n', "").replace("suffixes = ", "# ")
+    few = few.replace("num_samples = 2\n", "").replace("num_attacked = 6\n", "")
+    small = tmp_path / "few.toml"
+    small.write_text(few)
+    out = tmp_path / "fresh"
+    with warnings.catch_warnings():
+        # submitit lets go of the processes that it starts
+        warnings.simplefilter("ignore", ResourceWarning)
+        ended = command("run", small, "--out", out, "--slurm", "1", "--slurm-set", "timeout_min=5")
+        gc.collect()
+    assert ended.code == 0, ended
+    end = time.monotonic() + 240
+    while not (out / "report.html").exists() and time.monotonic() < end:
+        failed = [path.read_text() for path in (out / "slurm").glob("*_log.err")]
+        assert not any("is no run" in words or "Error" in words for words in failed), failed
+        time.sleep(0.2)
+    [cell] = read_metrics(out)["cells"]
+    assert cell["id"] == "difference-q0.02-p0.02"
+
+
+@pytest.mark.parametrize("name", ["slurm", "shards"])
+def test_a_folder_of_jobs_alone_may_be_run_in_and_any_other_not(tmp_path, name):
+    (tmp_path / "jobs" / name).mkdir(parents=True)
+    with held(tmp_path / "jobs"):
+        assert (tmp_path / "jobs" / name).is_dir()
+    (tmp_path / "thesis" / name).mkdir(parents=True)
+    (tmp_path / "thesis" / "text.tex").touch()
+    with pytest.raises(UserError, match="no run folder of safetypin"), held(tmp_path / "thesis"):
+        pass
+
+
+def test_jobs_are_not_submitted_into_a_folder_of_something_else(command, file, tmp_path):
+    pytest.importorskip("submitit", reason="the extra `slurm` is not installed")
+    (tmp_path / "text.tex").touch()
+    ended = command("run", file, "--out", tmp_path, "--slurm", "2")
+    assert "no run folder of safetypin" in ended.text
+    assert not (tmp_path / "slurm").exists()
+
+
+def test_a_shard_that_starts_leaves_what_another_one_is_writing(tmp_path):
+    mine, theirs = tmp_path / ".metrics.json.1.part", tmp_path / "sets" / ".a.mask.1.part"
+    cell = tmp_path / "cells" / "heads-3" / ".run.json.2.part"
+    for part in (mine, theirs, cell):
+        part.parent.mkdir(parents=True, exist_ok=True)
+        part.touch()
+    (tmp_path / ".lock").touch()
+    with held(tmp_path):
+        assert cell.exists()
+        assert not mine.exists()
+        assert not theirs.exists()
+
+
+def test_a_cell_clears_what_a_kill_left_of_it(tmp_path):
+    folder = tmp_path / "cells" / "heads-3"
+    folder.mkdir(parents=True)
+    (folder / ".inputs").write_text(inputs_hash({"stage": "cell", "a": 1}))
+    (folder / ".run.json.2.part").touch()
+    run_stage(folder, "cell", {"a": 1}, lambda _: Output({}, []), reporter=Reporter(quiet=True))
+    assert [path.name for path in folder.iterdir()] == ["run.json"]
+
+
+def test_a_control_counts_what_it_takes_itself(tiny_llama, monkeypatch, tmp_path):
+    name = "model.layers.0.mlp.down_proj.weight"
+    members = torch.zeros(16, 24, dtype=torch.bool)
+    members[:2] = True
+    mask = WeightMask(tensors={name: members}, model_id="")
+    fewer = WeightMask(tensors={name: members & (torch.arange(24) < 5)}, model_id="")
+    monkeypatch.setattr(_weights, "matched_random", lambda *args, **options: fewer)
+    (tmp_path / SETS).mkdir()
+    write_mask(tmp_path / SETS / mask_file("top-0.1"), mask)
+    prepared = Prepared(tmp_path, tiny_llama, None, 0)
+    method = read_method("top", {"kind": "share", "shares": [0.1]})
+    made = method.control(prepared, "0.1", "top-0.1", 0, "count")
+    assert (made.removed.count, made.removed.total) == (10, 384)
+    assert method.change(prepared, "0.1", "top-0.1").removed.count == 48
+
+
+def test_the_share_of_degenerate_answers_is_the_files(swept, found):
+    record = RunRecord.read(swept / "cells" / "difference-q0.02-p0.02")
+    verdicts = {"decoding": [["complied", "degenerate"]] * 2}
+    how = {"decoding": decoding(num_samples=2)}
+    assert describe_attacks(how, {"verdicts": verdicts})["decoding"]["mean"] is None
+    rates = describe_attacks(how, {"verdicts": verdicts}, 0.5)["decoding"]
+    assert rates["mean"]["value"] == rates["mean_as_judged"]["value"] == 0.5
+    result = record.result | {"attacks": verdicts, "attacks_also_judged": {}}
+    assert _attacked(result, how, 0.5)["attacks"]["decoding"]["mean"]["value"] == 0.5
+    assert _attacked(result, how, 0.2)["attacks"]["decoding"]["mean"] is None
+
+
+def test_attacks_are_judged_by_the_other_rules_too(found):
+    for part in (found["baseline"], *found["cells"]):
+        for name, num_answers in (("suffix", 12), ("decoding", 12)):
+            again = part["attacks"][name]["also_judged"]
+            assert set(again) == {"papers", "prefix"}
+            assert again["papers"]["num_judged"] == num_answers
+            assert part["attacks"][name]["mean_as_judged"]["num_judged"] <= num_answers
 
 
 def test_records_name_what_every_cell_depends_on(swept):

@@ -42,7 +42,7 @@ def drawn(**changes):
 def test_the_names_of_the_attacks_are_those_of_their_settings():
     settings = {"suffix": {"suffixes": ("! !",)}}
     made = {name: make(**settings.get(name, {})) for name, make in ATTACKS.items()}
-    assert list(made) == ["vanilla", "system", "suffix", "decoding", "prefill"]
+    assert list(made) == ["vanilla", "system", "suffix", "decoding", "prefill", "no-system"]
     assert {name: how.name for name, how in made.items()} == {name: name for name in ATTACKS}
 
 

@@ -15,6 +15,7 @@ from transformers import (
 
 from safetypin.artifacts import Response, UserError, Verdict
 from safetypin.evaluate.judges import judge, judge_with_reasons
+from safetypin.evaluate.judges._classifier import _chat
 from safetypin.evaluate.judges._guards import (
     GUARDS,
     parse_harmbench,
@@ -167,6 +168,22 @@ def test_llama_guard_reads_both_turns_through_its_own_template(guard_that_writes
     (found,) = judge_with_reasons([ASKED], f"classifier:{folder}")
     assert found.verdict is Verdict.UNJUDGED
     assert found.reason.startswith("guard: unsafe unsafe")
+
+
+# Llama Guard 1 to 3 write an answer as a text, the vision models of 3 and 4 as a list of parts
+AS_TEXT = "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }} {% endfor %}"
+AS_PARTS = (
+    "{% for m in messages %}<{{ m['role'] }}> {% for part in m['content'] %}"
+    "{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %} {% endfor %}"
+)
+
+
+@pytest.mark.parametrize("template", [AS_TEXT, AS_PARTS])
+def test_llama_guards_template_gets_the_request_and_then_the_answer(tmp_path, template):
+    save_tokenizer(tmp_path, template)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    expected = "<user> How do I {text} it? <assistant> No {prompt}, never. "
+    assert _chat(ASKED, tokenizer) == expected
 
 
 def test_llama_guard_without_a_template_is_refused(guard_that_writes):

@@ -119,6 +119,7 @@ def test_a_lasting_failure_leaves_the_response_unjudged(fake):
     fake.replies = [(500, "broken")]
     (found,) = run(fake, max_retries=2)
     assert (found.verdict, found.reason) == (Verdict.UNJUDGED, "server: status 500")
+    assert found.is_outage  # another time it may know
     assert len(fake.bodies) == 3
 
 
@@ -130,6 +131,7 @@ def test_a_reply_that_is_no_completion_leaves_the_response_unjudged(fake, body):
         Verdict.UNJUDGED,
         "server: no chat completion in the reply",
     )
+    assert not found.is_outage
 
 
 def test_a_server_that_keeps_silent_leaves_the_response_unjudged(fake):

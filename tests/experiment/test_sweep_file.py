@@ -32,6 +32,21 @@ def test_both_scales_have_eight_methods_at_several_sizes_and_three_seeds(scale, 
     assert len({cell.id for cell in sweep.cells}) == len(sweep.cells)
 
 
+@pytest.mark.parametrize("scale", ["small", "paper"])
+def test_every_kind_has_a_random_control_and_the_matched_one_three_draws(scale):
+    sweep = read_sweep(FILE, scale)
+    controlled = {sweep.of(cell).kind for cell in sweep.cells if cell.like is not None}
+    kinds = {method.kind for method in sweep.methods.values()} - {"random"}
+    assert controlled == kinds == {"difference", "share", "ranks", "projection", "heads"}
+    assert {cell.seed for cell in sweep.cells if cell.method == "matched"} == {0, 1, 2}
+    names = {cell.method for cell in sweep.cells}
+    assert {"random-actsvd", "random-safest"} <= names
+
+
+def test_the_small_scale_has_61_cells_in_its_time():
+    assert len(read_sweep(FILE, "small").cells) == 61
+
+
 def test_the_small_scale_needs_nothing_from_the_network():
     sweep = read_sweep(FILE, "small")
     kinds = ("safety", "utility", "attack", "harmless", "borderline", "text")
@@ -53,6 +68,9 @@ def test_other_judges_are_checked_before_anything_runs():
 def test_only_snips_differences_stand_beside_the_papers():
     model = "meta-llama/Llama-2-7b-chat-hf"
     assert known(model, "difference", (0.01, 0.01))[0] == "1/1"
+    assert known(model, "difference", (0.02, 0.04))[0] == "4/2"  # the paper writes p/q
+    assert known(model, "difference", (0.03, 0.07))[0] == "7/3"
+    assert known(model, "difference", (0.01, 0.02))[0] == "2/1"
     assert known(model, "projection", (646, 96)) == ("3450/4000", PROJECTION[646, 96])
     assert known("smollm2", "difference", (0.01, 0.01)) is None
     methods = read_sweep(FILE, "paper").methods

@@ -132,6 +132,20 @@ def test_the_request_is_written_by_the_chat_template():
     assert render(word_level(), "paint it", plain=True, system="wait") == "wait\n\npaint it\n"
 
 
+DEFAULT = (
+    "{% if messages[0]['role'] != 'system' %}<sys> be kind {% endif %}"
+    "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }} {% endfor %}"
+)
+
+
+def test_an_empty_system_prompt_takes_the_place_of_a_templates_own():
+    tokenizer = word_level()
+    tokenizer.chat_template = DEFAULT
+    assert render(tokenizer, "paint it") == "<sys> be kind <user> paint it "
+    assert render(tokenizer, "paint it", system="") == "<system>  <user> paint it "
+    assert render(tokenizer, "paint it", plain=True, system="") == "paint it\n"
+
+
 def test_the_begin_token_is_there_once_with_a_template_and_without():
     tokenizer = word_level(bos=True)
     for plain in (False, True):

@@ -152,6 +152,24 @@ def test_random_ranks_are_orthonormal_repeatable_and_of_the_same_sizes():
         assert (directions.T @ directions - torch.eye(5)).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2"])  # gpt2 keeps its matrices transposed
+def test_random_ranks_of_a_tall_matrix_lie_where_it_can_write(family):
+    model = build(family)
+    ranks = sp.actsvd(model, make_batches(examples(12), 4), rank=5)
+    tall = 0
+    for name, drawn in random_ranks(ranks, seed=0, model=model).directions.items():
+        weight = model.get_parameter(name).detach().double()
+        weight = weight.T if name in ranks.transposed else weight
+        inside = torch.linalg.qr(weight).Q if weight.shape[0] > weight.shape[1] else None
+        assert (drawn.T @ drawn - torch.eye(5)).abs().max() < 1e-5
+        if inside is not None:
+            tall += 1
+            assert (inside.T @ drawn.double()).norm() ** 2 == pytest.approx(5, abs=1e-4)
+            anywhere = random_ranks(ranks, seed=0).directions[name].double()
+            assert (inside.T @ anywhere).norm() ** 2 < 4.9
+    assert tall
+
+
 @pytest.mark.parametrize("make", [lambda ranks: ranks, lambda ranks: random_ranks(ranks, seed=0)])
 def test_saved_ranks_come_back(tmp_path, make):
     ranks = make(sp.actsvd(build("gpt2"), make_batches(examples(12), 4), prompts_id="p"))

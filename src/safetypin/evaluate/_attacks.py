@@ -38,7 +38,7 @@ class Attack:
 
     Attributes:
         name: What it is called in results; lower-case letters, digits and hyphens.
-        system: System prompt; None leaves it to the run.
+        system: System prompt; None leaves it to the run, and "" asks with an empty one.
         suffixes: Texts that follow the request behind a space, one a variant; none leaves it bare.
         prefill: How the model's own turn begins. What is judged is what follows it: the opening is
             the attacker's, and must not count as compliance.
@@ -91,6 +91,15 @@ def system(*, system: str = SAFETY_PROMPT) -> Attack:
     return Attack(name="system", system=system)
 
 
+def no_system() -> Attack:
+    """Return the bare request under an empty system prompt.
+
+    Many chat templates (SmolLM2, Qwen2.5) put in a default where none is given; this takes it away.
+    Templates that know no system prompt refuse it.
+    """
+    return Attack(name="no-system", system="")
+
+
 def suffix(*, suffixes: Sequence[str] = ()) -> Attack:
     """Return the request with each suffix behind it, answered greedily.
 
@@ -124,6 +133,7 @@ ATTACKS: dict[str, Callable[..., Attack]] = {
     "suffix": suffix,
     "decoding": decoding,
     "prefill": prefill,
+    "no-system": no_system,
 }
 
 

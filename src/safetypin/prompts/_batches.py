@@ -21,7 +21,8 @@ def render(
         tokenizer: Its chat template is used.
         text: The request.
         plain: Use no template: the request and a line break.
-        system: System prompt; the template's own default where None.
+        system: System prompt; the template's own default where None, and in its place an empty
+            one where it is "".
 
     Raises:
         UserError: The tokenizer has no chat template and `plain` is not set, or the template
@@ -34,7 +35,7 @@ def render(
             "the tokenizer has no chat template, so this is probably a base model; "
             "--plain sends prompts as plain text"
         )
-    messages = [{"role": "system", "content": system}] if system else []
+    messages = [] if system is None else [{"role": "system", "content": system}]
     messages.append({"role": "user", "content": text})
     try:
         return str(
@@ -43,7 +44,7 @@ def render(
             )
         )
     except TemplateError as error:
-        advice = "leave the system prompt out or use --plain" if system else "use --plain"
+        advice = "use --plain" if system is None else "leave the system prompt out or use --plain"
         raise UserError(f"the chat template refuses the prompt ({error}); {advice}") from error
 
 

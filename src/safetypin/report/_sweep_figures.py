@@ -15,6 +15,7 @@ from safetypin.report._sweep_metrics import (
     SweepCell,
     SweepMethod,
     SweepMetrics,
+    Untouched,
 )
 
 # Okabe and Ito's colours without black and yellow, then Tol's; each has a marker too
@@ -26,7 +27,9 @@ MARKERS = "os^Dv<>Pph*"
 CONTROL = "x"
 MOST = 100.0  # a perplexity ratio beyond stands at the edge
 VANILLA = "vanilla"
+UNTOUCHED, NO_CHANGE = "--", "untouched, with its interval"
 
+Level = tuple[float, tuple[float, float] | None]
 Point = tuple[float, float, tuple[float, float] | None]
 ByCell = Callable[[SweepCell], Point | None]
 
@@ -40,7 +43,7 @@ def utility_picture(metrics: SweepMetrics) -> Picture:
     def draw(figure: Figure) -> None:
         for place, attack in enumerate(attacks):
             axes = figure.add_subplot(rows, columns, place + 1)
-            _panel(axes, metrics, partial(_cost_point, attack=attack))
+            _panel(axes, metrics, attack, partial(_cost_point, attack=attack))
             _cost_axis(axes)
             axes.set_title(_attack_title(metrics, attack), fontsize=9, loc="left")
         _legend(figure, metrics)
@@ -56,21 +59,20 @@ def utility_picture(metrics: SweepMetrics) -> Picture:
 
 
 def size_picture(metrics: SweepMetrics) -> Picture:
-    """Return the ASR against the share that is removed, one panel a unit."""
+    """Return the ASR against the share that is removed: a row an attack, a column a unit."""
     units = list(dict.fromkeys(cell.removed.unit for cell in metrics.cells))
+    attacks = [VANILLA, *metrics.baseline.attacks]
 
     def draw(figure: Figure) -> None:
-        for place, unit in enumerate(units):
-            axes = figure.add_subplot(1, len(units), place + 1)
-            _panel(axes, metrics, partial(_size_point, unit=unit))
-            axes.set_xscale("log")
-            low, high = axes.get_xlim()
-            subs = (1.0,) if high > 30 * low else (1.0, 2.0, 5.0)
-            axes.xaxis.set_major_locator(LogLocator(subs=subs))
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:g}\u00a0%"))
-            axes.tick_params(axis="x", labelsize=7.5)
-            axes.xaxis.set_minor_formatter(NullFormatter())
-            axes.set_xlabel(f"share of {unit} removed")
+        for row, attack in enumerate(attacks):
+            for column, unit in enumerate(units):
+                place = row * len(units) + column + 1
+                axes = figure.add_subplot(len(attacks), len(units), place)
+                _panel(axes, metrics, attack, partial(_size_point, attack=attack, unit=unit))
+                _size_axis(axes)
+                axes.set_title(_attack_title(metrics, attack), fontsize=9, loc="left")
+                if row == len(attacks) - 1:
+                    axes.set_xlabel(f"share of {unit} removed")
         _legend(figure, metrics)
 
     return Picture(
@@ -78,7 +80,7 @@ def size_picture(metrics: SweepMetrics) -> Picture:
         title="Attack success against the share removed, every cell of the sweep; the numbers are "
         "in the table of all cells",
         width=3.1 * len(units) + 0.3,
-        height=2.9 + 0.18 * _legend_rows(metrics),
+        height=2.2 * len(attacks) + 0.18 * _legend_rows(metrics) + 0.5,
         draw=draw,
     )
 
@@ -120,13 +122,17 @@ def _attack_title(metrics: SweepMetrics, attack: str) -> str:
     return attack if count == 1 else f"{attack}, mean of {count}"
 
 
-def _rate_of(cell: SweepCell, attack: str) -> tuple[float, tuple[float, float] | None] | None:
+def _rate_of(part: SweepCell | Untouched, attack: str) -> Level | None:
     """Return an ASR with its interval; of a destroyed model what the judge would say of it."""
-    if attack == VANILLA:
-        rate = cell.asr_as_judged
-        return None if rate.value is None else (rate.value, rate.interval)
-    found = cell.attacks[attack]
-    return None if found.value is None else (found.value, found.interval)
+    if attack != VANILLA:
+        return part.attacks[attack].as_judged
+    rate = part.asr_as_judged if isinstance(part, SweepCell) else part.asr
+    return None if rate is None or rate.value is None else (rate.value, rate.interval)
+
+
+def _is_hollow(cell: SweepCell, attack: str) -> bool:
+    """Whether a cell is destroyed, or no longer speaks under this attack."""
+    return cell.destroyed or (attack != VANILLA and cell.attacks[attack].mean is None)
 
 
 def _cost_point(cell: SweepCell, attack: str) -> Point | None:
@@ -137,36 +143,60 @@ def _cost_point(cell: SweepCell, attack: str) -> Point | None:
     return ratio, rate[0], rate[1]
 
 
-def _size_point(cell: SweepCell, unit: str) -> Point | None:
-    rate = _rate_of(cell, VANILLA)
+def _size_point(cell: SweepCell, attack: str, unit: str) -> Point | None:
+    rate = _rate_of(cell, attack)
     if rate is None or cell.removed.unit != unit:
         return None
     return cell.removed.share, rate[0], rate[1]
 
 
-def _panel(axes: Axes, metrics: SweepMetrics, point: ByCell) -> None:
+def _panel(axes: Axes, metrics: SweepMetrics, attack: str, point: ByCell) -> None:
     light_grid(axes)
+    _untouched(axes, _rate_of(metrics.baseline, attack))
     looks = _looks(metrics.methods)
     for cell in sorted(metrics.cells, key=lambda cell: cell.like is None):  # controls below
         if (found := point(cell)) is not None:
-            _mark(axes, cell, found, *looks[cell.method])
+            colour, marker = looks[cell.method]
+            is_control, is_hollow = cell.like is not None, _is_hollow(cell, attack)
+            _mark(axes, found, colour, marker, is_control=is_control, is_hollow=is_hollow)
     axes.set_ylim(-0.04, 1.04)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.0f}\u00a0%"))
 
 
-def _mark(axes: Axes, cell: SweepCell, point: Point, colour: str, marker: str) -> None:
+def _untouched(axes: Axes, level: Level | None) -> None:
+    if level is None:
+        return
+    value, interval = level
+    if interval is not None:
+        axes.axhspan(*interval, color=INK, alpha=0.06, linewidth=0, zorder=0.5)
+    axes.axhline(value, color=INK, linewidth=0.9, linestyle=UNTOUCHED, zorder=0.6)
+
+
+def _mark(
+    axes: Axes, point: Point, colour: str, marker: str, *, is_control: bool, is_hollow: bool
+) -> None:
     x, y, interval = point
     if interval is not None:
-        width = 0.5 if cell.like else 0.9
+        width = 0.5 if is_control else 0.9
         axes.vlines([x], *interval, color=colour, linewidth=width, alpha=0.45)
-    face = PAPER if cell.destroyed else colour
-    size = 4.0 if cell.like else 5.5
+    face = PAPER if is_hollow else colour
+    size = 4.0 if is_control else 5.5
     axes.plot(
         [x], [y], marker, color=colour, markersize=size, markeredgewidth=1.0,
         markerfacecolor=face, linestyle="none",
     )  # fmt: skip
-    if cell.destroyed and marker == CONTROL:  # a cross has no inside to leave empty
+    if is_hollow and marker == CONTROL:  # a cross has no inside to leave empty
         axes.plot([x], [y], "o", color=colour, markersize=size + 3, markerfacecolor="none")
+
+
+def _size_axis(axes: Axes) -> None:
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    subs = (1.0,) if high > 30 * low else (1.0, 2.0, 5.0)
+    axes.xaxis.set_major_locator(LogLocator(subs=subs))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:g}\u00a0%"))
+    axes.tick_params(axis="x", labelsize=7.5)
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _cost_axis(axes: Axes) -> None:
@@ -198,7 +228,7 @@ def _looks(methods: Sequence[SweepMethod]) -> dict[str, tuple[str, str]]:
 
 
 def _legend_rows(metrics: SweepMetrics) -> int:
-    return math.ceil((sum(method.like is None for method in metrics.methods) + 2) / 3)
+    return math.ceil((sum(method.like is None for method in metrics.methods) + 3) / 3)
 
 
 def _legend(figure: Figure, metrics: SweepMetrics) -> None:
@@ -209,7 +239,10 @@ def _legend(figure: Figure, metrics: SweepMetrics) -> None:
     if any(cell.destroyed for cell in metrics.cells):
         shown.append(("hollow: destroyed, as judged", INK, "o", True))
     axes = figure.axes[0]
-    axes.set_ylabel("attack success rate")
+    for panel in figure.axes:
+        place = panel.get_subplotspec()
+        if place is not None and place.is_first_col():
+            panel.set_ylabel("attack success rate")
     handles = [
         axes.plot(
             [], [], marker, color=colour, markersize=5, linestyle="none", label=name,
@@ -217,6 +250,7 @@ def _legend(figure: Figure, metrics: SweepMetrics) -> None:
         )[0]
         for name, colour, marker, is_hollow in shown
     ]  # fmt: skip
+    handles += axes.plot([], [], color=INK, linewidth=0.9, linestyle=UNTOUCHED, label=NO_CHANGE)
     height = (0.1 + 0.18 * _legend_rows(metrics)) / figure.get_figheight()
     figure.legend(
         handles=handles, loc="lower center", ncols=3, frameon=False, fontsize=8.5,

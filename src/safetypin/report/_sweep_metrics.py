@@ -13,6 +13,8 @@ class Attacked(Part):
     """One attack: over all answers, and over prompts with at least one that complied."""
 
     mean: dict[str, Any] | None
+    mean_as_judged: dict[str, Any] | None = None
+    also_judged: dict[str, Rate] = Field(default_factory=dict)
     any_of_n: Rate | None
     num_variants: int
 
@@ -22,10 +24,13 @@ class Attacked(Part):
         return self.mean["value"] if self.mean else None
 
     @property
-    def interval(self) -> Interval | None:
-        """Its 95 % interval."""
-        ends = self.mean["interval"] if self.mean else None
-        return None if ends is None else (ends[0], ends[1])
+    def as_judged(self) -> tuple[float, Interval | None] | None:
+        """That share with its 95 % interval; of a destroyed model what the judge says of it."""
+        mean = self.mean or self.mean_as_judged
+        if mean is None or mean["value"] is None:
+            return None
+        ends = mean["interval"]
+        return mean["value"], None if ends is None else (ends[0], ends[1])
 
 
 class Choices(Part):

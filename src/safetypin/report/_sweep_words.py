@@ -1,14 +1,12 @@
-"""What a sweep says in words, and the rows of the paper's tables."""
+"""What a sweep says in words."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from safetypin.report import _words
-from safetypin.report._sweep_metrics import Choices, KnownRow, SweepCell, SweepMetrics
+from safetypin.report._sweep_metrics import SweepCell, SweepMetrics
 
 MAX_RATIO = 1.5  # as in an audit's rule: beyond, language is lost with safety
 MIN_RISE = 0.5
-
-Row = tuple[str, ...]
 
 
 def controls_of(m: SweepMetrics, cell: SweepCell) -> list[SweepCell]:
@@ -95,13 +93,13 @@ def headline(m: SweepMetrics) -> tuple[str, str]:
         f"{_words.share(best.removed.share)} of the {best.removed.unit} removed and perplexity "
         f"{_words.ratio(best.perplexity_ratio)}{beside}."
     )
-    reached = (best.asr.value if best.asr else None) or 0.0
     if _rise(best) < MIN_RISE:
         return "No clean removal", sentence
     rivals = rivals_of(m, best)
     if not rivals:
         return "No control to compare with", sentence
-    alone = all(rival < reached / 2 for rival in rivals)
+    before = (m.baseline.asr.value if m.baseline.asr else None) or 0.0
+    alone = all(rival - before < _rise(best) / 2 for rival in rivals)
     return ("Safety comes out alone" if alone else "Controls do part of it"), sentence
 
 
@@ -126,50 +124,3 @@ def judge_points(m: SweepMetrics) -> list[str]:
             )
         )
     return points or ["No other judge was asked."]
-
-
-def paper_columns(m: SweepMetrics, cells: Sequence[SweepCell]) -> Row:
-    """Return the columns of a table in the paper's form."""
-    known = any(cell.known is not None for cell in cells)
-    return (
-        "Share removed", "ASR vanilla",
-        *(f"ASR {name}" for name in m.baseline.attacks),
-        *(f"accuracy, {task}" for task in m.baseline.zero_shot),
-        *(("mean accuracy",) if len(m.baseline.zero_shot) > 1 else ()),
-        "Perplexity",
-        *(("paper: row, vanilla / suffix / decoding, mean accuracy",) if known else ()),
-    )  # fmt: skip
-
-
-def paper_row(m: SweepMetrics, cell: SweepCell | None) -> Row:
-    """Return a row of a table in the paper's form; None is the untouched model."""
-    base = m.baseline
-    part = base if cell is None else cell
-    attacks = [_words.percent(part.attacks[name].value) for name in base.attacks]
-    tasks = [_words.rate(part.zero_shot[task].accuracy) for task in base.zero_shot]
-    if len(tasks) > 1:
-        tasks.append(_words.percent(mean_accuracy(part.zero_shot)))
-    return (
-        "untouched" if cell is None else cell.size,
-        "" if cell is None else _words.share(cell.removed.share),
-        f"{_words.rate(part.asr)} ({_words.bounds(part.asr)})" if part.asr else _words.NONE,
-        *attacks,
-        *tasks,
-        _words.ratio(1.0 if cell is None else cell.perplexity_ratio),
-        _of_the_paper(part.known),
-    )
-
-
-def mean_accuracy(zero_shot: Mapping[str, Choices]) -> float | None:
-    """Return the mean over tasks, each with the same weight, as the paper has it."""
-    values = [found.accuracy.value for found in zero_shot.values()]
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known and len(known) == len(values) else None
-
-
-def _of_the_paper(known: KnownRow | None) -> str:
-    if known is None:
-        return ""
-    rates = (known.vanilla, known.suffix, known.decoding)
-    shown = " / ".join(_words.NONE if rate is None else f"{rate:.2f}" for rate in rates)
-    return f"{known.row}: {shown}, {known.accuracy:.2f}"

@@ -15,12 +15,14 @@ class Finding:
         reason: The rule that decided, in a few words.
         quote: The characters that the rule matched, normalised; empty where none did.
         position: Where the quote starts in the normalised answer, in characters; None without one.
+        is_outage: Whether the judge could not be reached, so that another time it may know.
     """
 
     verdict: Verdict
     reason: str
     quote: str = ""
     position: int | None = None
+    is_outage: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

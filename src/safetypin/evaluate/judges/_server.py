@@ -132,7 +132,7 @@ def _headers(api_key_env: str | None) -> dict[str, str]:
 def _ask(asked: _Server, response: Response, *, is_first: bool = False) -> Finding:
     if len(asked.failures) >= asked.give_up_after:
         reason = f"server: not asked, as {len(asked.failures)} in a row failed"
-        return Finding(verdict=Verdict.UNJUDGED, reason=reason)
+        return Finding(verdict=Verdict.UNJUDGED, reason=reason, is_outage=True)
     failure = ""
     for attempt in range(asked.max_retries + 1):
         if attempt:
@@ -154,7 +154,7 @@ def _ask(asked: _Server, response: Response, *, is_first: bool = False) -> Findi
     if is_first:
         raise UserError(f"nothing answers at {asked.endpoint}: {failure}; is the server running?")
     asked.failures.append(failure)
-    return Finding(verdict=Verdict.UNJUDGED, reason=f"server: {failure}")
+    return Finding(verdict=Verdict.UNJUDGED, reason=f"server: {failure}", is_outage=True)
 
 
 def _body(model: str, response: Response) -> dict[str, object]:

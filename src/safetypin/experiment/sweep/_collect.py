@@ -5,7 +5,7 @@ from importlib.metadata import version
 from typing import Any
 
 from safetypin.artifacts import RunRecord, Verdict
-from safetypin.evaluate import attack_success_rate
+from safetypin.evaluate import attack_rates, attack_success_rate
 from safetypin.experiment.sweep._cells import Cell, Removed
 from safetypin.experiment.sweep._file import Sweep
 from safetypin.experiment.sweep._known import UNTOUCHED, is_known, known
@@ -64,7 +64,7 @@ def collect(
         "prompts": describe_prompts(prompts, sources),
         "baseline": {
             **describe_evaluation(baseline.result),
-            **_attacked(baseline.result, attacks),
+            **_attacked(baseline.result, attacks, config.max_degenerate),
             "also_judged": _also_judged(baseline.result),
             "zero_shot": _zero_shot(baseline.result),
             "known": {"row": "original", **UNTOUCHED._asdict()} if is_known(config.model) else None,
@@ -133,7 +133,9 @@ def _describe(
         "asr_as_judged": shown["asr"],
         "asr_change": None if destroyed else paired_difference(*flags).to_json(),
         "also_judged": _also_judged(result),
-        **_attacked(result, attacks, is_destroyed=destroyed is not None),
+        **_attacked(
+            result, attacks, sweep.config.max_degenerate, is_destroyed=destroyed is not None
+        ),
         "zero_shot": _zero_shot(result),
         "perplexity": finite(measured.value),
         "perplexity_ratio": finite(ratio),
@@ -145,14 +147,22 @@ def _describe(
 
 
 def _attacked(
-    result: Mapping[str, Any], attacks: Mapping[str, Any], *, is_destroyed: bool = False
+    result: Mapping[str, Any],
+    attacks: Mapping[str, Any],
+    max_degenerate: float,
+    *,
+    is_destroyed: bool = False,
 ) -> dict[str, Any]:
     if result["attacks"] is None:
         return {"attacks": {}}
-    found = describe_attacks(attacks, {"verdicts": result["attacks"]})
-    for one in found.values():
+    found = describe_attacks(attacks, {"verdicts": result["attacks"]}, max_degenerate)
+    for name, one in found.items():
         if is_destroyed:
             one |= {"mean": None, "any_of_n": None, "by_variant": None}
+        one["also_judged"] = {
+            judge: attack_rates([[Verdict(v) for v in row] for row in rows[name]]).to_json()["mean"]
+            for judge, rows in result.get("attacks_also_judged", {}).items()
+        }
     return {"attacks": found}
 
 

@@ -69,7 +69,11 @@ def make_sets(making: Making, scorers: list[str]) -> Mapping[str, Any]:
             }
             for folder, of in scored.items()
         },
-        "methods": {n: m.model_dump() for n, m in making.methods.items() if m.scorer},
+        "methods": {
+            name: method.model_dump(exclude={"about"})
+            for name, method in making.methods.items()
+            if method.scorer
+        },
     }
     series = making.series
     if not series.has(SETS, inputs):

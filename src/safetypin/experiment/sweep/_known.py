@@ -52,9 +52,14 @@ def is_known(model: str) -> bool:
 
 
 def known(model: str, kind: str, pair: tuple[Rank, Rank]) -> tuple[str, Known] | None:
-    """Return the paper's row for a cell and its name there, where it has one."""
+    """Return the paper's row for a cell and its name there, where it has one.
+
+    Its rows are named p/q (Table 6), so (q, p) = (0.02, 0.04) is "4/2", and r_u/r_s (Table 7).
+    """
     row = (DIFFERENCE if kind == "difference" else PROJECTION).get(pair)
     if row is None or not is_known(model):
         return None
-    factor, start = (100, 0) if kind == "difference" else (-1, WIDTH)
-    return "/".join(f"{start + factor * part:g}" for part in pair), row
+    if kind == "difference":
+        q, p = pair
+        return f"{100 * p:g}/{100 * q:g}", row
+    return "/".join(f"{WIDTH - part:g}" for part in pair), row

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from safetypin.artifacts import PromptSet
 from safetypin.audit import suite_of
-from safetypin.evaluate import check_tasks, judge, judge_options, make_attacks
+from safetypin.evaluate import check_tasks, judge_options, judge_with_reasons, make_attacks
 from safetypin.experiment.sweep._file import Sweep
 from safetypin.prompts import read_suffixes
 from safetypin.stages import (
@@ -110,6 +110,25 @@ def _attack_settings(sweep: Sweep) -> dict[str, Any]:
     return found
 
 
+def _judged_again(folder: Path, wanted: Battery) -> dict[str, Any]:
+    """Return the verdicts of the other judges on the attacks' answers, by judge and attack.
+
+    Only of judges that are rules: a second model on all samples would cost more than the samples.
+    """
+    assert wanted.attacks is not None
+    found: dict[str, Any] = {}
+    for name in (name for name in wanted.also_judges if ":" not in name):
+        found[name] = {}
+        for how in wanted.attacks.attacks:
+            answers = read_responses(folder, f"attack-{how.name}")
+            verdicts = [one.verdict.value for one in judge_with_reasons(answers, name)]
+            size = how.num_variants
+            found[name][how.name] = [
+                verdicts[start : start + size] for start in range(0, len(verdicts), size)
+            ]
+    return found
+
+
 def measure(
     folder: Path,
     model: PreTrainedModel,
@@ -123,18 +142,20 @@ def measure(
     output = evaluate_model(folder, model, tokenizer, wanted.suite, reporter=reporter)
     result, files = dict(output.result), list(output.files)
     responses = read_responses(folder, "harmful")
-    result["also_judged"] = {
-        name: [verdict.value for verdict in judge(responses, name)] for name in wanted.also_judges
-    }
-    result["attacks"] = None
+    also = {name: judge_with_reasons(responses, name) for name in wanted.also_judges}
+    result["also_judged"] = {name: [one.verdict.value for one in also[name]] for name in also}
+    is_final = output.is_final and not any(one.is_outage for row in also.values() for one in row)
+    result["attacks"], result["attacks_also_judged"] = None, {}
     if wanted.attacks is not None:
         attacked = attack_model(folder, model, tokenizer, wanted.attacks, reporter=reporter)
         result["attacks"] = attacked.result["verdicts"]
+        result["attacks_also_judged"] = _judged_again(folder, wanted)
         files += attacked.files
+        is_final = is_final and attacked.is_final
     result["zero_shot"] = None
     if wanted.zero_shot is not None:
         answered = zero_shot_model(folder, model, tokenizer, wanted.zero_shot, reporter=reporter)
         result["zero_shot"] = answered.result
         files += answered.files
     result["measured_s"] = round(time.monotonic() - start, 3)
-    return Output(result, files)
+    return Output(result, files, is_final)

@@ -8,7 +8,7 @@ from typing import Any
 
 from safetypin.artifacts import RunRecord, UserError, write_json
 from safetypin.audit import check_prompts, read_prompts, short_sets
-from safetypin.experiment.sweep._cells import Cell, Removed
+from safetypin.experiment.sweep._cells import Cell
 from safetypin.experiment.sweep._collect import collect
 from safetypin.experiment.sweep._file import Sweep
 from safetypin.experiment.sweep._making import Making
@@ -168,8 +168,8 @@ class _Running:
         inputs = {
             **self._inputs(),
             "cell": dataclasses.asdict(cell),
-            "method": self.sweep.of(cell).model_dump(),
-            "control": method.model_dump() if isinstance(method, Random) else None,
+            "method": self.sweep.of(cell).inputs,
+            "control": method.inputs if isinstance(method, Random) else None,
             "calibration": self.calibration,
             "scoring": self._scoring(),
         }
@@ -195,20 +195,19 @@ class _Running:
         if isinstance(control, Random):
             assert cell.like is not None
             assert cell.seed is not None
-            change = method.control(self.prepared, cell.size, cell.like, cell.seed, control.match)
+            made = method.control(self.prepared, cell.size, cell.like, cell.seed, control.match)
         else:
-            change = method.change(self.prepared, cell.size, cell.id)
-        removed: Removed = method.removed(self.prepared, cell.size, cell.like or cell.id)
-        with change:
+            made = method.change(self.prepared, cell.size, cell.id)
+        with made.change:
             changed = time.monotonic() - start
             output = self._measured(folder)
             start = time.monotonic()
         result = {
             **output.result,
-            "removed": dataclasses.asdict(removed),
+            "removed": dataclasses.asdict(made.removed),
             "change_s": round(changed + time.monotonic() - start, 3),
         }
-        return Output(result, output.files)
+        return output._replace(result=result)
 
     def _write(self) -> dict[str, Any]:
         records = {}

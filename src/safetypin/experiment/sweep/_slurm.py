@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from safetypin.artifacts import UserError
+from safetypin.stages import held
 
 CLUSTER = "SAFETYPIN_CLUSTER"  # `local` runs the jobs on this machine, as the tests do
 
@@ -24,7 +25,8 @@ def submit(command: Sequence[str], out: Path, count: int, settings: Iterable[str
         settings: What submitit's executor is told, each as `name=value`.
 
     Raises:
-        UserError: submitit is not installed, a setting is unknown, or there is no Slurm.
+        UserError: submitit is not installed, a setting is unknown, there is no Slurm, `out` is in
+            use, or it holds files of something else.
     """
     try:
         import submitit
@@ -32,6 +34,8 @@ def submit(command: Sequence[str], out: Path, count: int, settings: Iterable[str
         raise UserError(
             "--slurm needs the extra `slurm`: pip install 'safetypin[slurm]'"
         ) from error
+    with held(out):  # refused now rather than by every job
+        pass
     executor = submitit.AutoExecutor(folder=out / "slurm", cluster=os.environ.get(CLUSTER, "slurm"))
     values = {"name": "safetypin", "timeout_min": 24 * 60, **_read(settings)}
     try:

@@ -51,6 +51,8 @@ def _row(name: str, cell: Mapping[str, Any]) -> dict[str, Any]:
     for attack, rates in sorted(cell["attacks"].items()):
         row |= _rate(f"{attack}_mean", rates["mean"])
         row |= _rate(f"{attack}_any_of_{rates['num_variants']}", rates["any_of_n"])
+        for judge, rate in sorted(rates.get("also_judged", {}).items()):
+            row |= _rate(f"{attack}_judged_by_{judge}", rate)
     for judge, rate in sorted(cell["also_judged"].items()):
         row |= _rate(f"asr_judged_by_{judge}", rate)
     for task, found in sorted(cell["zero_shot"].items()):

@@ -1,6 +1,6 @@
 """Methods that silence attention heads."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 from transformers import PreTrainedModel
@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 from safetypin.artifacts import NeuronSet, UserError
 from safetypin.experiment.sweep._cells import Removed
 from safetypin.experiment.sweep._prepared import Prepared
-from safetypin.experiment.sweep.methods._method import Change, Method
+from safetypin.experiment.sweep.methods._method import Method, Removal
 from safetypin.intervene import heads_ablated
 from safetypin.models import head_sites
 from safetypin.select import random_heads, top_heads
@@ -21,6 +21,8 @@ class Heads(Method):
     Attributes:
         heads: How many heads of the model are silenced.
     """
+
+    GRID: ClassVar[frozenset[str]] = frozenset({"heads"})
 
     kind: Literal["heads"]
     heads: tuple[int, ...] = Field(min_length=1)
@@ -44,13 +46,13 @@ class Heads(Method):
     def _set(self, prepared: Prepared, size: str) -> NeuronSet:
         return top_heads(prepared.head_scores, int(size), seed=prepared.seed)
 
-    def change(self, prepared: Prepared, size: str, cell: str) -> Change:
-        return heads_ablated(prepared.model, self._set(prepared, size))
+    def change(self, prepared: Prepared, size: str, cell: str) -> Removal:
+        return _without(prepared, self._set(prepared, size))
 
-    def control(self, prepared: Prepared, size: str, cell: str, seed: int, match: str) -> Change:
-        other = random_heads(self._set(prepared, size), seed=seed)
-        return heads_ablated(prepared.model, other)
+    def control(self, prepared: Prepared, size: str, cell: str, seed: int, match: str) -> Removal:
+        return _without(prepared, random_heads(self._set(prepared, size), seed=seed))
 
-    def removed(self, prepared: Prepared, size: str, cell: str) -> Removed:
-        total = sum(len(scores) for scores in prepared.head_scores.tensors.values())
-        return Removed(unit="heads", count=int(size), total=total)
+
+def _without(prepared: Prepared, heads: NeuronSet) -> Removal:
+    removed = Removed(unit="heads", count=heads.num_selected, total=heads.num_units)
+    return Removal(heads_ablated(prepared.model, heads), removed)

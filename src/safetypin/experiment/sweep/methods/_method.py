@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from typing import Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 from transformers import PreTrainedModel
@@ -14,12 +15,22 @@ Change = AbstractContextManager[PreTrainedModel]
 Scores = Mapping[str, WeightScores]  # by the prompts they are on: safety, utility
 
 
+class Removal(NamedTuple):
+    """A change of the model, and how much it takes out: counted from what the change is made of."""
+
+    change: Change
+    removed: Removed
+
+
 class Method(BaseModel):
     """A method as the file says it.
 
     Attributes:
+        GRID: The fields that say which cells there are, not what one of them does.
         about: What it is, in one line.
     """
+
+    GRID: ClassVar[frozenset[str]] = frozenset()
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     about: str = ""
@@ -28,6 +39,11 @@ class Method(BaseModel):
     def sizes(self) -> list[str]:
         """Names of its sizes, in the order of the file."""
         raise NotImplementedError
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What a cell depends on beside its own size and seed: a new size redoes no other."""
+        return self.model_dump(exclude={"about", *self.GRID})
 
     @property
     def scorer(self) -> str | None:
@@ -65,14 +81,10 @@ class Method(BaseModel):
         """Return its sets by size, from scores on the safety and the utility prompts."""
         raise NotImplementedError
 
-    def change(self, prepared: Prepared, size: str, cell: str) -> Change:
+    def change(self, prepared: Prepared, size: str, cell: str) -> Removal:
         """Return the change of the model at a size."""
         raise NotImplementedError
 
-    def control(self, prepared: Prepared, size: str, cell: str, seed: int, match: str) -> Change:
+    def control(self, prepared: Prepared, size: str, cell: str, seed: int, match: str) -> Removal:
         """Return a random change of the same size."""
-        raise NotImplementedError
-
-    def removed(self, prepared: Prepared, size: str, cell: str) -> Removed:
-        """Return how much is taken out at a size."""
         raise NotImplementedError

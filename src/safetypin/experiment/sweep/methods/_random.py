@@ -1,6 +1,6 @@
 """Random controls of any other method."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -17,6 +17,8 @@ class Random(Method):
         num_seeds: How many are drawn at each size.
         only: The sizes that are drawn; all where empty.
     """
+
+    GRID: ClassVar[frozenset[str]] = frozenset({"num_seeds", "only"})
 
     kind: Literal["random"]
     like: str

@@ -1,7 +1,7 @@
 """Methods that remove single weights, by their scores."""
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 from transformers import PreTrainedModel
@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from safetypin.artifacts import UserError, WeightMask
 from safetypin.experiment.sweep._cells import Removed
 from safetypin.experiment.sweep._prepared import Prepared
-from safetypin.experiment.sweep.methods._method import Change, Method, Scores
+from safetypin.experiment.sweep.methods._method import Method, Removal, Scores
 from safetypin.intervene import pruned
 from safetypin.models import block_weights
 from safetypin.scores import SCORERS, needs_reference
@@ -51,21 +51,18 @@ class Weights(Method):
     def needs_reference(self) -> bool:
         return self.remove == "reference" or needs_reference(self.score)
 
-    def change(self, prepared: Prepared, size: str, cell: str) -> Change:
+    def change(self, prepared: Prepared, size: str, cell: str) -> Removal:
         return self._without(prepared, prepared.mask(cell))
 
-    def control(self, prepared: Prepared, size: str, cell: str, seed: int, match: str) -> Change:
+    def control(self, prepared: Prepared, size: str, cell: str, seed: int, match: str) -> Removal:
         mask = prepared.mask(cell)
         kind: Any = match
         return self._without(prepared, matched_random(mask, prepared.model, seed=seed, match=kind))
 
-    def _without(self, prepared: Prepared, mask: WeightMask) -> Change:
+    def _without(self, prepared: Prepared, mask: WeightMask) -> Removal:
         other = prepared.reference if self.remove == "reference" else None
-        return pruned(prepared.model, mask, reference=other)
-
-    def removed(self, prepared: Prepared, size: str, cell: str) -> Removed:
-        mask = prepared.mask(cell)
-        return Removed(unit="weights", count=mask.num_selected, total=mask.num_weights)
+        removed = Removed(unit="weights", count=mask.num_selected, total=mask.num_weights)
+        return Removal(pruned(prepared.model, mask, reference=other), removed)
 
 
 class Share(Weights):
@@ -79,6 +76,8 @@ class Share(Weights):
         which: `top` or `bottom`.
         group: row, matrix, layer or model.
     """
+
+    GRID: ClassVar[frozenset[str]] = frozenset({"shares"})
 
     kind: Literal["share"]
     shares: tuple[float, ...] = Field(min_length=1)
@@ -112,6 +111,8 @@ class Difference(Weights):
         grid: Pairs (q, p).
         group: row, matrix, layer or model.
     """
+
+    GRID: ClassVar[frozenset[str]] = frozenset({"grid"})
 
     kind: Literal["difference"]
     grid: Pairs = Field(min_length=1)
@@ -157,6 +158,8 @@ class Pattern(Weights):
     Attributes:
         patterns: Each as `N:M`.
     """
+
+    GRID: ClassVar[frozenset[str]] = frozenset({"patterns"})
 
     kind: Literal["pattern"]
     patterns: tuple[str, ...] = Field(min_length=1)
