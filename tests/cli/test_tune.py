@@ -96,8 +96,8 @@ def another(name):
 
 def as_options(name, value):
     option = RENAMED.get(name, f"--{name.replace('_', '-')}")
-    if value is True:
-        return [option]
+    if isinstance(value, bool):
+        return [option if value else option.replace("--", "--no-", 1)]
     if name in RENAMED:
         return [word for one in value for word in (option, one)]
     shown = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
@@ -154,8 +154,6 @@ def test_every_setting_can_stand_in_the_settings_file(configured, tmp_path, name
 def test_an_option_wins_over_the_settings_file(configured, tmp_path, name):
     plain = make_tune_config("m", "quick", None, GIVEN)
     value = another(name)[name]
-    if value is True:  # a switch only switches on
-        return
     path = tmp_path / "tune.toml"
     values = {"model": "m", "preset": "quick"} | GIVEN | {name: value}
     path.write_text("".join(f"{key} = {as_toml(found)}\n" for key, found in values.items()))
@@ -214,6 +212,41 @@ def test_a_set_is_made_only_where_one_is_needed_and_none_is_given(protect):
 def test_the_share_of_utility_is_that_of_safety_where_none_is_given():
     assert make_tune_config("m", None, None, GIVEN | {"q": 0.02}).shares == (0.02, 0.02)
     assert make_tune_config("m", None, None, GIVEN | {"q": 0.02, "p": 0.05}).shares == (0.02, 0.05)
+
+
+SWITCHES = [name for name, field in TuneConfig.model_fields.items() if field.annotation is bool]
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_a_switch_that_the_settings_file_turns_on_is_turned_off_by_its_no(
+    configured, tmp_path, name
+):
+    path = tmp_path / "tune.toml"
+    values = {"model": "m"} | GIVEN | another(name)
+    path.write_text("".join(f"{key} = {as_toml(found)}\n" for key, found in values.items()))
+    assert getattr(configured("--config", str(path)), name) is True
+    off = f"--no-{name.replace('_', '-')}"
+    assert getattr(configured("--config", str(path), off), name) is False
+
+
+def test_the_switches_are_those_that_are_known():
+    assert {"plain", "exact_match", "any_model", "train_others"} < set(SWITCHES)
+
+
+def help_of(name):
+    from typer.main import get_command
+
+    return {p.name: p.help for p in get_command(app).commands["tune"].params}[name]
+
+
+def test_the_help_of_gates_says_what_a_perplexity_is_on():
+    text = help_of("gate")
+    assert "perplexity and perplexity_ratio are on plain text" in text
+    assert "task_loss and task_perplexity_ratio on the task" in text
+
+
+def test_the_help_of_checkpoints_says_when_the_ones_to_go_on_from_are_made():
+    assert "made after a minute, then every ten, and removed at the end" in help_of("save_steps")
 
 
 def test_help_names_every_protection_and_every_gauge():

@@ -1,20 +1,28 @@
 import dataclasses
+import inspect
 import itertools
+import json
+import weakref
 
 import pytest
 import torch
+from peft.tuners.lora import Linear
 from transformers import TrainerCallback
 from transformers.integrations import integration_utils
 
 from conftest import build
 from intervene.finetuning import (
     DATA,
+    OPTIMIZERS,
     SMALL,
+    WAYS,
     assert_changed_outside,
     assert_kept_inside,
     bits,
+    columns_of,
     mask_of,
     state_of,
+    stop_at,
     tokenizer,
 )
 from safetypin.artifacts import ArtifactMismatchError, Prompt, PromptSet, UserError, WeightMask
@@ -22,7 +30,10 @@ from safetypin.intervene import (
     PROTECTIONS,
     Freeze,
     Full,
+    HeldWeights,
     Lora,
+    MaskedLora,
+    OnlyTrain,
     Rewind,
     Training,
     _training,
@@ -31,19 +42,9 @@ from safetypin.intervene import (
 )
 from safetypin.intervene._data import padded
 from safetypin.intervene._trainer import GuardedTrainer
+from safetypin.intervene.protect._entry import EntryLinear
 
 UP = "model.layers.0.mlp.up_proj.weight"
-
-OPTIMIZERS = {
-    "sgd": {"optimizer": "sgd", "weight_decay": 0.1, "learning_rate": 0.1},
-    "adam": {"optimizer": "adamw_torch", "weight_decay": 0.0},
-    "adamw": {"optimizer": "adamw_torch", "weight_decay": 0.1},
-}
-WAYS = {
-    "accumulation": {"accumulation": 3, "max_grad_norm": 0.0},
-    "clipping": {"max_grad_norm": 0.01},
-    "warm-up and cosine": {"warmup_ratio": 0.5, "schedule": "cosine"},
-}
 
 
 # those of rotated coordinates are tried in test_warp.py
@@ -55,14 +56,6 @@ def tuned(model, protect, out=None, data=DATA, on_step=None, **options):
     return finetune(
         model, tokenizer(), data, protect=protect, training=training, out=out, on_step=on_step
     )
-
-
-def stop_at(step):
-    def on_step(number, of, loss):
-        if number == step:
-            raise KeyboardInterrupt
-
-    return on_step
 
 
 # --- frozen means frozen
@@ -158,6 +151,80 @@ def test_half_precision_weights_are_trained_in_float32_and_frozen_all_the_same()
     assert outside.abs().max() < 1e-4
 
 
+# --- what a run found that it held
+
+
+HOLDING = {
+    "freeze": lambda model: Freeze(mask_of(model)),
+    "rewind": lambda model: Rewind(mask_of(model)),
+    "sn-tune": lambda model: OnlyTrain(mask_of(model, [UP])),
+    "lora-entry": lambda model: MaskedLora(mask_of(model)),
+    "lora-column": lambda model: MaskedLora(columns_of(model), "column"),
+    "half of lora-column": lambda model: MaskedLora(columns_of(model), "column", coverage=0.5),
+}
+
+
+def num_held(name, model):
+    """Return how many weights a run holds: llama's q_proj is 16 by 16, its v_proj 8 by 16."""
+    members = mask_of(model).tensors
+    adapted = [key for key in members if "q_proj" in key or "v_proj" in key]
+    if name == "sn-tune":
+        return int((~mask_of(model, [UP]).tensors[UP]).sum())
+    if name == "lora-entry":
+        return sum(int(members[key].sum()) for key in adapted)
+    if "column" in name:  # in two layers, two columns of each, or one
+        return 2 * (2 if name == "lora-column" else 1) * (16 + 8)
+    return mask_of(model).num_selected
+
+
+@pytest.mark.parametrize("name", HOLDING)
+def test_a_run_records_how_many_weights_it_found_in_place(name, tmp_path):
+    model = build("llama")
+    tuned(model, HOLDING[name](model), tmp_path, max_steps=1)
+    found = json.loads((tmp_path / "protection.json").read_text())
+    assert found == {"held": num_held(name, build("llama")), "in_place": True}
+
+
+def test_a_run_that_holds_nothing_records_nothing(tmp_path):
+    tuned(build("llama"), Full(), tmp_path / "none", max_steps=1)
+    tuned(build("llama"), Lora(), tmp_path / "lora", max_steps=1)
+    assert not list(tmp_path.rglob("protection.json"))
+
+
+@pytest.mark.parametrize("name", ["freeze", "rewind", "sn-tune", "lora-column"])
+def test_a_run_whose_weights_were_not_put_back_is_an_error(name, monkeypatch, tmp_path):
+    monkeypatch.setattr(HeldWeights, "restore", lambda held: None)
+    model = build("llama")
+    with pytest.raises(UserError, match="do not use this model as a protected one"):
+        tuned(model, HOLDING[name](model), tmp_path, max_steps=2, weight_decay=0.1)
+    assert not (tmp_path / "protection.json").exists()
+
+
+def test_a_run_whose_adapters_change_masked_weights_is_an_error(monkeypatch):
+    monkeypatch.setattr(EntryLinear, "get_delta_weight", Linear.get_delta_weight)
+    model = build("llama")
+    with pytest.raises(UserError, match=r"the adapters change protected weights of model\.layers"):
+        tuned(model, MaskedLora(mask_of(model)), max_steps=2)
+
+
+def test_the_mask_takes_no_memory_while_training():
+    model = build("llama")
+    mask = mask_of(model)
+    protections, mask_of_up = [Freeze(mask)], weakref.ref(mask.tensors[UP])
+    del mask
+    alive = []
+    # the checks of shapes that the tests put around it would keep what they checked
+    inspect.unwrap(finetune)(
+        model,
+        tokenizer(),
+        DATA,
+        protect=protections.pop(),
+        training=dataclasses.replace(SMALL, max_steps=1),
+        on_step=lambda *_: alive.append(mask_of_up() is not None),
+    )
+    assert alive == [False]
+
+
 # --- the loop
 
 
@@ -193,14 +260,6 @@ def test_accumulated_small_batches_give_the_step_of_a_large_one():
     tuned(large, Full(), batch_size=10, accumulation=1, **whole)
     tuned(small, Full(), batch_size=1, accumulation=10, **whole)
     torch.testing.assert_close(small.get_parameter(UP), large.get_parameter(UP))
-
-
-def test_recomputing_the_blocks_changes_nothing():
-    plain, recomputed = build("llama"), build("llama")
-    tuned(plain, Full())
-    tuned(recomputed, Full(), gradient_checkpointing=True)
-    torch.testing.assert_close(recomputed.get_parameter(UP), plain.get_parameter(UP))
-    assert not recomputed.is_activation_checkpointing
 
 
 def test_a_part_of_an_epoch_ends_inside_it():
@@ -423,6 +482,7 @@ def test_the_documents_defaults():
     training = Training()
     assert (training.epochs, training.batch_size, training.accumulation) == (3, 4, 4)
     assert (training.max_length, training.seed, training.optimizer) == (512, 42, "adamw_torch")
+    assert training.save_steps is None
     lora = Lora()
     assert (lora.r, lora.alpha, lora.dropout) == (8, 16, 0.05)
     assert lora.targets == ("q_proj", "v_proj")

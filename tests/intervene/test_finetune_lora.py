@@ -10,18 +10,22 @@ from torch.nn import functional
 from conftest import build, examples, make_batches
 from intervene.finetuning import (
     DATA,
+    OPTIMIZERS,
     SMALL,
+    WAYS,
     assert_kept_inside,
     bits,
     columns_of,
     mask_of,
     state_of,
+    stop_at,
     tokenizer,
 )
 from safetypin.artifacts import UserError, WeightMask
-from safetypin.intervene import Lora, MaskedLora, finetune
+from safetypin.intervene import Lora, MaskedLora, finetune, readable_inputs
 from safetypin.intervene.protect._entry import EntryLinear
 from safetypin.intervene.protect._masked_lora import covering_columns
+from safetypin.models import block_weights
 
 Q = "model.layers.0.self_attn.q_proj.weight"
 UP = "model.layers.0.mlp.up_proj.weight"
@@ -312,6 +316,36 @@ def test_the_fewest_columns_that_hold_the_share(counts, coverage, expected):
     assert chosen.nonzero().flatten().tolist() == expected
 
 
+# --- under any optimizer, decay, precision, clipping, accumulation, and after a resume
+
+
+def trained_in_a_way(protect, way, out, **options):
+    """Return trained adapters; `resume` stops after the third step and goes on from the second."""
+    if way != "resume":
+        return tuned(build("llama"), protect, **options, **WAYS[way])
+    with pytest.raises(KeyboardInterrupt):
+        tuned(build("llama"), protect, out, stop_at(3), save_steps=2, **options)
+    return tuned(build("llama"), protect, out, save_steps=2, **options)
+
+
+@pytest.mark.parametrize("way", ["accumulation", "clipping", "resume"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS.keys())
+@pytest.mark.parametrize("mode", ["entry", "column"])
+def test_merged_weights_are_as_they_were_inside_the_mask_and_no_others_are(
+    mode, optimizer, precision, way, tmp_path
+):
+    model = build("llama")
+    before, mask = state_of(model), mask_of(model) if mode == "entry" else columns_of(model)
+    protect = MaskedLora(mask, mode)
+    given = trained_in_a_way(protect, way, tmp_path, precision=precision, **optimizer)
+    names = adapted_names(given)
+    merged = given.merge_and_unload()
+    for name, members in mask.tensors.items():
+        assert torch.equal(merged.get_parameter(name)[members], before[name][members]), name
+    assert_trained_outside(merged, before, mask, names)
+
+
 # --- what reaches what
 
 
@@ -344,8 +378,44 @@ def test_a_mask_that_no_adapter_reaches_is_refused(mode):
     assert refused(MaskedLora(mask, mode), model) == (
         f"none of the {mask.num_selected} weights of the mask is in a matrix that this run can "
         "train (adapters on q_proj, v_proj), so it would protect nothing; choose targets among the "
-        "mask's matrices, or use Lora()"
+        "mask's matrices (--lora-targets), or train without it (--protect lora)"
     )
+
+
+def test_the_base_mode_says_where_its_mask_reaches_no_adapter(caplog):
+    caplog.set_level("WARNING", logger="safetypin")
+    model = build("llama")
+    mask = mask_of(model, [UP])
+    tuned(model, MaskedLora(mask, "base"), max_steps=1)
+    assert (
+        f"none of the mask's {mask.num_selected} weights is in a matrix with an adapter (adapters "
+        "on q_proj, v_proj): they cannot change, and this is plain LoRA beside them"
+    ) in caplog.text
+    assert "free to change" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("targets", "scored", "expected"),
+    [
+        # q_proj is 16 by 16, v_proj 8 by 16
+        (("q_proj",), ("q_proj",), 0.9**16),
+        (("q_proj", "v_proj"), ("q_proj", "v_proj"), (0.9**16 + 0.9**8) / 2),
+        (("q_proj", "v_proj"), ("q_proj",), (0.9**16 + 1) / 2),
+        # down_proj is 16 by 24
+        (("q_proj", "down_proj"), ("q_proj", "down_proj"), 0.9**16),
+        (("q_proj", "down_proj"), ("down_proj",), (16 + 24 * 0.9**16) / 40),
+    ],
+)
+def test_how_many_inputs_an_evenly_spread_set_leaves(targets, scored, expected):
+    model = build("llama")
+    names = {name for name in block_weights(model) if name.split(".")[-2] in scored}
+    assert readable_inputs(model, targets, names, 0.1) == pytest.approx(expected)
+
+
+def test_the_inputs_of_a_transposed_matrix_are_counted_too():
+    model = build("gpt2")  # c_fc is 24 by 16, and stored as 16 by 24
+    names = set(block_weights(model))
+    assert readable_inputs(model, ("c_fc",), names, 0.1) == pytest.approx(0.9**24)
 
 
 def test_a_mask_with_a_member_in_every_column_is_refused_by_column():
@@ -353,7 +423,8 @@ def test_a_mask_with_a_member_in_every_column_is_refused_by_column():
     message = refused(MaskedLora(mask_of(model, share=0.9), "column"), model)
     assert message == (
         "every input column of every adapted matrix holds a masked weight, so nothing could be "
-        "trained; use mode='entry', a smaller mask, or a coverage below 1"
+        "trained; take mode 'entry', which holds single weights (--protect lora-entry), keep off "
+        "fewer columns with a coverage below 1 (--lora-coverage 0.5), or take a smaller set"
     )
     tuned(model, MaskedLora(mask_of(model, share=0.9), "column", coverage=0.5), max_steps=1)
 

@@ -17,7 +17,7 @@ from conftest import build
 from full_disk import room_for
 from intervene.finetuning import DATA, SMALL, mask_of, state_of, tokenizer
 from safetypin.artifacts import RunRecord, UserError
-from safetypin.intervene import Freeze, Full, Lora, MaskedLora, Training, finetune
+from safetypin.intervene import Freeze, Full, Lora, MaskedLora, finetune
 from safetypin.intervene import _trainer as trainer_module
 
 UP = "model.layers.0.mlp.up_proj.weight"
@@ -179,11 +179,46 @@ def test_the_log_has_every_step_once_after_a_resume(stopped):
     )
 
 
+class Clock:
+    """A clock that stands still until it is set."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def monotonic(self):
+        return self.now
+
+
+def test_without_save_steps_the_first_checkpoint_comes_after_a_minute_and_each_next_after_ten(
+    tmp_path, monkeypatch
+):
+    clock, seen = Clock(), {}
+    monkeypatch.setattr(trainer_module, "time", clock)
+    # seconds at the end of each step; a save is over by the end of the next one
+    ends = {2: 59, 3: 61, 4: 120, 5: 719, 6: 721, 7: 722}
+
+    def on_step(step, of, loss):
+        seen[step] = names(tmp_path)
+        clock.now = 1000 + ends.get(step + 1, 0)
+        if step == 7:
+            raise KeyboardInterrupt
+
+    training = dataclasses.replace(SAVED, save_steps=None, max_steps=8)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, on_step=on_step, training=training)
+    assert [seen[step] for step in range(1, 8)] == [
+        *[[]] * 3,
+        *[["checkpoint-3"]] * 3,
+        ["checkpoint-6"],
+    ]
+
+
 def test_without_save_steps_only_what_is_needed_to_go_on_is_kept(tmp_path, monkeypatch):
     training = dataclasses.replace(SAVED, save_steps=None)
     interrupted(tmp_path, at=5, training=training)
     assert names(tmp_path) == [], "a few seconds are not worth a checkpoint"
-    monkeypatch.setattr(trainer_module, "SAVE_SECONDS", 0.0)
+    for seconds in ("FIRST_SAVE_SECONDS", "SAVE_SECONDS"):
+        monkeypatch.setattr(trainer_module, seconds, 0.0)
     interrupted(tmp_path, at=5, training=training)
     assert names(tmp_path) == ["checkpoint-4"]
     steps = []
@@ -293,8 +328,3 @@ def test_settings_that_change_no_result_may_change_in_between(stopped):
     changed = dataclasses.replace(SAVED, save_steps=1, gradient_checkpointing=True)
     run(stopped, training=changed)
     assert names(stopped)[-2:] == ["checkpoint-5", "checkpoint-6"]
-
-
-def test_the_time_between_checkpoints_is_ten_minutes():
-    assert trainer_module.SAVE_SECONDS == 600
-    assert Training().save_steps is None

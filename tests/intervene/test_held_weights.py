@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from conftest import build, examples, make_batches
 from intervene.finetuning import assert_changed_outside, assert_kept_inside, bits, mask_of, state_of
+from safetypin.artifacts import UserError
 from safetypin.intervene import HeldWeights
 from safetypin.intervene.protect import _held
 
@@ -135,6 +136,26 @@ def test_an_empty_mask_holds_nothing(tiny_llama):
     held = HeldWeights(tiny_llama, mask_of(tiny_llama, [UP], share=0).tensors)
     held.restore()
     assert (held.num_weights, held.num_bytes, held.are_in_place()) == (0, 0, True)
+
+
+def test_what_is_held_is_measured_in_the_model_as_it_is():
+    members = torch.tensor([True, False, True])
+    module = layer(torch.tensor([1.0, 2.0, 3.0]))
+    held = HeldWeights(module, {"weight": members})
+    with torch.no_grad():
+        module.weight[1] = 7.0
+    assert held.measure() == {"held": 2, "in_place": True}
+    with torch.no_grad():
+        module.weight[0] = 7.0
+    words = "held weights in 1 matrices are not what they were before the training, first in weight"
+    with pytest.raises(UserError, match=words):
+        held.measure()
+    held.restore()
+    # what was put back is not in the model any more
+    module.weight = torch.nn.Parameter(torch.tensor([7.0, 7.0, 7.0]))
+    assert held.are_in_place()
+    with pytest.raises(UserError, match=words):
+        held.measure()
 
 
 def test_weights_sharded_over_two_processes_are_held_in_each():

@@ -13,6 +13,7 @@ from safetypin.intervene import (
     Rewind,
     Training,
     Warp,
+    WarpLora,
     finetune,
     pruned,
     save_tuned,
@@ -22,7 +23,7 @@ from safetypin.intervene._data import padded
 from safetypin.intervene.protect._coefficients import CoefficientOptimizer, Coefficients
 from safetypin.models import load_model, model_id
 from safetypin.scores import random_coefficients
-from safetypin.select import matched_random, top_fraction
+from safetypin.select import matched_random, top_directions, top_fraction
 from safetypin.subspaces import identity_basis, input_basis, random_basis
 
 ONE = PromptSet(name="one door", prompts=DATA.prompts[:1])
@@ -53,6 +54,31 @@ def tuned(model, protect, out=None, data=DATA, on_step=None, **options):
     return finetune(
         model, tokenizer(), data, protect=protect, training=training, out=out, on_step=on_step
     )
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("options", [{"optimizer": "sgd"}, {"weight_decay": 0.1}])
+def test_adapters_never_read_the_held_directions(family, options):
+    model = build(family)
+    basis = basis_of(model)
+    mask = top_directions(random_coefficients(model, basis), 0.25)
+    targets = ("q_proj", "v_proj") if family == "llama" else ("c_attn",)
+    protect = WarpLora(basis, mask, r=2, targets=targets)
+    adapted = tuned(model, protect, max_steps=4, learning_rate=0.1, **options)
+    seen = 0
+    for module_name, layer in adapted.get_base_model().named_modules():
+        name = f"{module_name}.weight"
+        if not hasattr(layer, "lora_A") or name not in mask.tensors:
+            continue
+        seen += 1
+        change = layer.get_delta_weight("default").double()
+        if name in basis.transposed:
+            change = change.T
+        held = mask.tensors[name].any(dim=1 if name in basis.transposed else 0)
+        read = (change @ basis.of(name).double())[:, held]
+        assert change.abs().max() > 1e-4
+        assert read.abs().max() <= 1e-6 * change.abs().max()
+    assert seen
 
 
 def moved_coefficients(model, before, protect):

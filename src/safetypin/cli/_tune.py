@@ -95,7 +95,7 @@ def tune(
     max_grad_norm: Annotated[float | None, _option("Norm at which gradients are clipped; 1.", TRAINING)] = None,
     precision: Annotated[str | None, _option("auto, fp32, bf16 or fp16; auto is bf16 on an accelerator.", TRAINING)] = None,
     gradient_checkpointing: Annotated[bool | None, _switch("--gradient-checkpointing", "Less memory, more time.", TRAINING)] = None,
-    save_steps: Annotated[int | None, _option("Keep a checkpoint every so many steps.", TRAINING)] = None,
+    save_steps: Annotated[int | None, _option("Keep a checkpoint every so many steps. Where none is given, the newest alone is kept, to go on from after a kill: made after a minute, then every ten, and removed at the end.", TRAINING)] = None,
     report_to: Annotated[str | None, _option("Trackers of the Trainer, comma-separated: trackio, wandb, mlflow; none where none is given.", TRAINING)] = None,
     attack: Annotated[str | None, _option("Held-out harmful prompts for the ASR.", EVALUATION)] = None,
     harmless: Annotated[str | None, _option("Held-out harmless prompts for over-refusal.", EVALUATION)] = None,
@@ -116,7 +116,7 @@ def tune(
     num_safety: Annotated[int | None, _option("How many safety prompts; 128.", SET)] = None,
     num_utility: Annotated[int | None, _option("How many utility prompts; 128.", SET)] = None,
     method: Annotated[str | None, _option(f"One of {', '.join(SCORERS)}; snip where none is given.", SET)] = None,
-    counted: Annotated[str | None, _option("Tokens that Wanda counts: response, predictive, prompt, last, all.", SET)] = None,
+    counted: Annotated[str | None, _option("Tokens that Wanda and SparseGPT count: response, predictive, prompt, last, all.", SET)] = None,
     reduction: Annotated[str | None, _option("SNIP's loss over a response: mean, or sum as the paper writes.", SET)] = None,
     score_batch_size: Annotated[int | None, _option("Prompts in a batch of scores; 8.", SET)] = None,
     targets: Annotated[str | None, _option("Modules to score, comma-separated patterns.", SET)] = None,
@@ -132,7 +132,7 @@ def tune(
     keep_group: Annotated[str | None, _option("For warp: take it in each matrix, or over the model; matrix.", SET)] = None,
     form: Annotated[str | None, _option("For warp: hold single coefficients (entry) or whole directions (column).", SET)] = None,
     train_others: Annotated[bool | None, _switch("--train-others", "For warp: train all other parameters too, unprotected.", PROTECTION)] = None,
-    gate: Annotated[list[str] | None, _option(f"Exit with 1 unless this holds, such as 'asr<=0.1'; repeatable. Names: {', '.join(GAUGES)}.", GATES)] = None,
+    gate: Annotated[list[str] | None, _option(f"Exit with 1 unless this holds, such as 'asr<=0.1'; repeatable. Names: {', '.join(GAUGES)}. perplexity and perplexity_ratio are on plain text, task_loss and task_perplexity_ratio on the task, its held-out responses.", GATES)] = None,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:  # fmt: skip
@@ -168,11 +168,23 @@ def show_tuning(metrics: Mapping[str, Any], console: Console) -> None:
         table.add_row(*row)
     console.print(table)
     print_judge(metrics["judge"], console)
+    if held := _held(metrics):
+        console.print(held, soft_wrap=True, highlight=False)
     if why := metrics["after"]["destroyed"]:
         console.print(Text(f"the tuned model is destroyed: {why}", style="bold"))
     for gate in metrics["gates"]:
         mark = "holds" if gate["holds"] else "does not hold"
         console.print(Text(f"gate {gate['gate']}: {mark} ({_found(gate)})"), soft_wrap=True)
+
+
+def _held(metrics: Mapping[str, Any]) -> str | None:
+    """Return how many weights were found to be as before, where a protection looked."""
+    found = metrics["training"].get("protection") or {}
+    if "held" not in found:
+        return None
+    is_adapter = metrics["protect"]["kind"].startswith("lora")
+    how = "with a change of exactly zero" if is_adapter else "bit-identical"
+    return f"held: {found['held']:,} weights {how}, checked after training"
 
 
 def _found(gate: Mapping[str, Any]) -> str:

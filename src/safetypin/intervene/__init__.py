@@ -21,6 +21,7 @@ from safetypin.intervene.protect import (
     Rewind,
     Warp,
     WarpLora,
+    readable_inputs,
 )
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "heads_ablated",
     "projected",
     "pruned",
+    "readable_inputs",
     "removed_ranks",
     "save_tuned",
     "training_rows",

@@ -27,7 +27,7 @@ def check_bare(model: PreTrainedModel, *, trains_weights: bool) -> None:
         if trains_weights and not is_number:
             raise UserError(
                 f"{name} is quantised ({parameter.dtype}) and cannot be trained; load the model in "
-                "bfloat16 or float32, or train adapters with Lora()"
+                "bfloat16 or float32, or train adapters (--protect lora)"
             )
 
 
@@ -81,8 +81,24 @@ def recomputing(model: PreTrainedModel, *, wanted: bool) -> Iterator[None]:
     # the older names are deprecated, the newer not in every version
     newer = hasattr(model, "activation_checkpointing_enable")
     kind = "activation" if newer else "gradient"
-    getattr(model, f"{kind}_checkpointing_enable")()
+    with _embeddings_as_before(model):
+        getattr(model, f"{kind}_checkpointing_enable")()
+        try:
+            yield
+        finally:
+            getattr(model, f"{kind}_checkpointing_disable")()
+
+
+@contextlib.contextmanager
+def _embeddings_as_before(model: PreTrainedModel) -> Iterator[None]:
+    """Take away the hooks that come to the input embeddings while in the block.
+
+    transformers, and PEFT beside it, make the embeddings require gradients by a hook, and leave it.
+    """
+    hooks = model.get_input_embeddings()._forward_hooks
+    before = set(hooks)
     try:
         yield
     finally:
-        getattr(model, f"{kind}_checkpointing_disable")()
+        for key in set(hooks) - before:
+            del hooks[key]

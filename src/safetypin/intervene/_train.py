@@ -85,6 +85,9 @@ def finetune(
         if protect.trains_weights:
             model.float()
         guard = protect.begin(model)
+        # its mask takes a byte a weight, and what is held keeps places of its own: where the caller
+        # has let go of it too, that memory is free while training
+        del protect
         for note in guard.notes:
             log.warning("%s", note)
         try:

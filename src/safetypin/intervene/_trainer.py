@@ -28,7 +28,10 @@ from safetypin.intervene.protect import CoefficientOptimizer, Guard
 from safetypin.models import is_out_of_memory
 
 LOG_FILE = "log.jsonl"
-SAVE_SECONDS = 600.0  # between checkpoints that are only for going on after a kill
+# between checkpoints that are only for going on after a kill; the first comes sooner, for it is in
+# the first minutes that a loss turns to NaN
+FIRST_SAVE_SECONDS = 60.0
+SAVE_SECONDS = 600.0
 
 OnStep = Callable[[int, int, float], None]
 
@@ -200,12 +203,13 @@ class Watch(TrainerCallback):
         Args:
             on_step: Called with the step, the number of steps and the loss.
             log: A file of JSON lines.
-            save_steps: Save after every so many steps and the last; None: once in ten minutes.
+            save_steps: Save after every so many steps and the last; None: after a minute, and then
+                once in ten minutes.
             keeps: Whether checkpoints are saved at all.
         """
         self._on_step, self._log = on_step, log
         self._save_steps, self._keeps = save_steps, keeps
-        self._saved = time.monotonic()
+        self._saved, self._pause = time.monotonic(), FIRST_SAVE_SECONDS
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
@@ -214,7 +218,7 @@ class Watch(TrainerCallback):
         if not self._keeps:
             return
         if self._save_steps is None:
-            control.should_save = time.monotonic() - self._saved > SAVE_SECONDS
+            control.should_save = time.monotonic() - self._saved > self._pause
         else:
             is_last = state.global_step >= state.max_steps
             control.should_save = is_last or state.global_step % self._save_steps == 0
@@ -223,7 +227,7 @@ class Watch(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
         """Note the time."""
-        self._saved = time.monotonic()
+        self._saved, self._pause = time.monotonic(), SAVE_SECONDS
 
     def on_log(
         self,

@@ -47,8 +47,9 @@ class Training:
             CUDA, elsewhere fp32. Weights that are trained are always kept in float32: a step of
             2e-5 is lost in the rounding of a bfloat16 weight.
         gradient_checkpointing: Compute each block twice, to hold fewer activations in memory.
-        save_steps: Keep a checkpoint after every so many steps, and after the last. None keeps
-            only what is needed to go on after a kill: one from the last ten minutes.
+        save_steps: Keep a checkpoint after every so many steps, and after the last. None keeps only
+            what is needed to go on after a kill: one after the first minute, then one from the
+            last ten minutes.
         report_to: Trackers of the Trainer, such as `trackio`, `wandb`, `mlflow`.
     """
 

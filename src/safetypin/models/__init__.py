@@ -18,6 +18,7 @@ from safetypin.models._load import (
     default_device,
     load_adapted,
     load_model,
+    load_tokenizer,
     merge_adapter,
 )
 from safetypin.models._neuron_weights import key_coordinate, neuron_weights
@@ -58,6 +59,7 @@ __all__ = [
     "key_coordinate",
     "load_adapted",
     "load_model",
+    "load_tokenizer",
     "merge_adapter",
     "model_fingerprint",
     "model_id",

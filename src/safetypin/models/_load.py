@@ -1,7 +1,10 @@
 """Load a model and its tokenizer: an alias, a folder, or a Hub id with an optional revision."""
 
+import contextlib
 import difflib
+import re
 import warnings
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -32,6 +35,11 @@ DTYPES: dict[str, torch.dtype | str | None] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+# what torch says of a weight that does not fit
+OTHER_SHAPE = re.compile(
+    r"size mismatch for (?P<name>\S+): copying a param with shape torch\.Size\(\[(?P<given>.*?)\]\)"
+    r" from checkpoint, the shape in current model is torch\.Size\(\[(?P<wanted>.*?)\]\)"
+)
 
 
 def adapter_folder() -> Path:
@@ -88,6 +96,19 @@ def load_model(
             f"the model {name!r} does not fit into the memory of {target}; use --dtype bfloat16, "
             "a smaller model or --device cpu"
         ) from error
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model, without the model.
+
+    Args:
+        name: As in `load_model`.
+
+    Raises:
+        UserError: No such model, or it has no tokenizer.
+    """
+    with quiet_transformers():
+        return _tokenizer(name)
 
 
 def _device(device: str | None) -> torch.device:
@@ -220,14 +241,14 @@ def attach_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     """Return the model with a PEFT adapter beside its weights.
 
     Raises:
-        UserError: There is no adapter, or it is of a model with other layers.
+        UserError: There is no adapter, or it is of a model with other layers or of another width.
     """
     from peft import get_peft_model_state_dict
     from peft.utils import load_peft_weights
 
     if not _is_adapter(folder):
         raise UserError(f"no adapter in {folder}; it is made by scripts/train_refusal_adapter.py")
-    with warnings.catch_warnings():
+    with _shapes_told(folder), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PEFT only warns of what is an error below
         adapted = PeftModel.from_pretrained(model, str(folder))
     given = load_peft_weights(str(folder), device="cpu").keys()
@@ -240,11 +261,28 @@ def attach_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     return adapted
 
 
+@contextlib.contextmanager
+def _shapes_told(folder: Path) -> Iterator[None]:
+    """Turn what torch raises for weights of other shapes into words."""
+    try:
+        yield
+    except RuntimeError as error:
+        odd = OTHER_SHAPE.search(str(error))
+        if odd is None:
+            raise
+        raise UserError(
+            f"the adapter in {folder} is of another model than its base: {odd['name']} is "
+            f"({odd['given']}) in the adapter, and for this base it would be ({odd['wanted']}); "
+            "name the model that it was trained on in its adapter_config.json "
+            "(base_model_name_or_path)"
+        ) from error
+
+
 def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     """Return the model with a PEFT adapter merged into its weights, all of which can be trained.
 
     Raises:
-        UserError: There is no adapter, or it is of a model with other layers.
+        UserError: There is no adapter, or it is of a model with other layers or of another width.
     """
     merged: PreTrainedModel = attach_adapter(model, folder).merge_and_unload()
     for parameter in merged.parameters():  # PEFT leaves them off, as if they could not be trained

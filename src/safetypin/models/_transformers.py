@@ -32,7 +32,10 @@ def hub_errors(name: str) -> Iterator[None]:
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         if is_out_of_memory(error):
             raise
-        reason = str(error).strip().partition("\n")[0] or repr(error)
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = lines[0] if lines else repr(error)
+        if reason.endswith(":"):  # torch puts what is wrong below it
+            reason = " ".join(lines[:2])
         if "ignore_mismatched_sizes" in reason:  # the details went to a silenced log
             reason = "its weights have other shapes than its config.json says"
         raise UserError(

@@ -55,6 +55,18 @@ class Held(Part):
     where: Grid | None = None
 
 
+class Protection(Part):
+    """What the protection was found to have held, once the training was over.
+
+    Attributes:
+        held: Weights that are as they were before; None where coefficients are held.
+        frozen_change: The largest change of a held coefficient, over the largest of its matrix.
+    """
+
+    held: int | None = None
+    frozen_change: float | None = None
+
+
 class Training(Part):
     """What the training saw; a point of `curve` is (step, loss, learning rate)."""
 
@@ -69,6 +81,7 @@ class Training(Part):
     last_loss: float | None
     seconds: float
     curve: list[tuple[float, float, float | None]]
+    protection: Protection | None = None
 
 
 class TaskLoss(Part):

@@ -88,6 +88,23 @@ def _protected(metrics: TuneMetrics) -> str:
     )
 
 
+def held(metrics: TuneMetrics) -> str | None:
+    """Return what was found to be as before the training; None where nothing was looked at."""
+    found = metrics.training.protection
+    if found is None:
+        return None
+    if found.held is not None:
+        is_adapter = metrics.protect.kind.startswith("lora")
+        how = "with a change of exactly zero" if is_adapter else "bit-identical"
+        return f"{found.held:,} weights {how}, checked after training"
+    if found.frozen_change is None:
+        return None
+    return (
+        f"coefficients, which moved by at most {_words.figures(found.frozen_change, 2)} of the "
+        "largest of their matrix, as float32 rounds"
+    )
+
+
 def _bounds(change: Difference) -> str:
     interval = f" (95 % interval {_words.points_interval(change.interval)})"
     return f"{_words.points(change.value)}{interval if change.interval else ''}"

@@ -1,13 +1,14 @@
 """Fine-tune a model under a protection, measured before and after on the same prompts."""
 
 import gc
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from safetypin.artifacts import PromptSet, RunRecord, WeightMask, write_json
+from safetypin.artifacts import PromptSet, RunRecord, write_json
 from safetypin.evaluate import judge_options, perplexity, tokenized_requests
 from safetypin.models import load_model, model_id
 from safetypin.prompts import batches, window
@@ -25,9 +26,11 @@ from safetypin.stages._run import Output, discard, held
 from safetypin.stages._score import UNITS_PER_EXAMPLE
 from safetypin.stages._series import Series
 from safetypin.stages._subject import SCORED, Subject
+from safetypin.stages._tune_columns import spread_note
 from safetypin.stages._tune_config import TuneConfig
 from safetypin.stages._tune_data import fitting, read_sets, short_sets
 from safetypin.stages._tune_exact import check_solutions, solved
+from safetypin.stages._tune_folder import check_folder
 from safetypin.stages._tune_metrics import compared, describe_training, judged
 from safetypin.stages._tune_set import (
     Given,
@@ -37,7 +40,8 @@ from safetypin.stages._tune_set import (
     read_protected,
 )
 from safetypin.stages._tune_training import Trainee, describe_protection, training_log
-from safetypin.stages._warp import basis_in, keep_basis, make_rotated
+from safetypin.stages._warp import basis_in, keep_basis
+from safetypin.stages._warp_mask import make_rotated
 
 SCHEMA = 1
 UNITS_PER_TEXT = 10.0
@@ -92,16 +96,15 @@ class _Tuning:
             self.reporter.note(note)
         self.reporter.expect(self._units())
         chosen = self._set(given)
-        mask = read_protected(self.out) if chosen else None
-        if chosen and self.config.is_rotated:
-            self.trainee.basis = basis_in(self.out, self.subject, self.config)
-        self.trainee.check(mask)
+        # a mask takes a byte a weight: the training reads its own, and lets it go
+        del given
+        inputs = self._training_inputs()
         before = self._evaluate("before")
         # an infinite perplexity before, with which nothing compares, is said before the training
         read_perplexity(before.result["perplexity"]).ratio(
             read_perplexity(before.result["perplexity"])
         )
-        training = self._train(mask)
+        training = self._train(inputs)
         self._reload()
         after = self._evaluate("after")
         return self._finish(chosen, before, training, after)
@@ -162,6 +165,8 @@ class _Tuning:
 
     def _notes(self) -> list[str]:
         notes = [*short_sets(self.config, self.sets), *self.trainee.notes]
+        if columns := spread_note(self.config, self.subject.model):
+            notes.append(columns)
         if self.num_left_out:
             notes.append(
                 f"{self.num_left_out} held-out examples have no token of their response inside "
@@ -217,19 +222,27 @@ class _Tuning:
             found = {"losses": losses, "counts": list(measured.counts)}
             if self.config.exact_match:
                 found["exact"] = solved(self.subject, task, self.config)
-        return Output({**output.result, "task": found}, output.files)
+        return output._replace(result={**output.result, "task": found})
 
-    def _train(self, mask: WeightMask | None) -> RunRecord:
-        folder = self.out / "training"
-        self.trainee.check_folder(folder, mask)
+    def _training_inputs(self) -> dict[str, Any]:
+        """Raise if the model cannot be trained like this; return what the result depends on."""
+        mask = read_protected(self.out, self.config)
+        if self.config.is_rotated:
+            self.trainee.basis = basis_in(self.out, self.subject, self.config)
+        self.trainee.check(mask)
+        return self.trainee.inputs(mask)
+
+    def _train(self, inputs: dict[str, Any]) -> RunRecord:
+        check_folder(self.out / "training", inputs)
+        read = partial(read_protected, self.out, self.config)
         record = self.series.run(
             "training",
-            self.trainee.inputs(mask),
-            lambda folder: self.trainee.train(folder, mask, self.reporter),
+            inputs,
+            partial(self.trainee.train, inputs=inputs, read=read, reporter=self.reporter),
             units=self.trainee.units,
         )
         if self.config.save_steps is None:  # else they are for `track`
-            discard(folder / "checkpoints")
+            discard(self.out / "training" / "checkpoints")
         return record
 
     def _reload(self) -> None:

@@ -20,9 +20,14 @@ from safetypin.stages._tune_config import TuneConfig
 
 def neurons_in(folder: Path) -> NeuronSet | None:
     """Return the set of neurons in a folder of `contrast`, or in its folder `neurons`."""
+    chosen = _neurons_folder(folder)
+    return None if chosen is None else read_neurons(chosen / NEURONS_FILE)
+
+
+def _neurons_folder(folder: Path) -> Path | None:
     for path in (folder, folder / "neurons"):
         if (path / "run.json").exists() and NEURONS_FILE in RunRecord.read(path).files:
-            return read_neurons(path / NEURONS_FILE)
+            return path
     return None
 
 
@@ -52,8 +57,8 @@ def check_foundation(config: TuneConfig, folder: Path) -> None:
     """
     if not PROTECTIONS[config.protect].needs_foundation:
         return
-    scores = folder / "scores"
-    made = RunRecord.read(scores).result if (scores / "run.json").exists() else {}
+    chosen = _neurons_folder(folder)
+    made = RunRecord.read(chosen).result if chosen else {}
     if made.get("num_foundation") is None:
         raise UserError(
             f"--protect {config.protect} trains safety neurons that are no foundation neurons, and "

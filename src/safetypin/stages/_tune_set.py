@@ -14,18 +14,18 @@ from safetypin.artifacts import (
     UserError,
     WeightMask,
     load,
-    read_json,
     read_scores,
     write_mask,
     write_scores,
 )
+from safetypin.intervene import PROTECTIONS
 from safetypin.select import matched_random, top_fraction
+from safetypin.stages._audit_set import audit_set
 from safetypin.stages._run import Output, discard
 from safetypin.stages._score import SCORES_FILE, UNITS_PER_EXAMPLE, Scoring, score
 from safetypin.stages._scored import calibrated, scoring
 from safetypin.stages._series import Series
-from safetypin.stages._sets import check_origin, load_mask, mask_file, read_set, set_name, where
-from safetypin.stages._settings import nearest
+from safetypin.stages._sets import check_origin, load_mask, set_name, where
 from safetypin.stages._subject import SCORED, Subject
 from safetypin.stages._tune_config import CONTROLS, TuneConfig
 from safetypin.stages._tune_neurons import check_foundation, neurons_in, weights_of
@@ -104,24 +104,8 @@ def basis_folder(folder: Path) -> Path:
 
 def _from_audit(folder: Path, chosen: str | None) -> Given:
     """Return one of an audit's sets: the one that is named, else the one of the verdict."""
-    files = RunRecord.read(folder / "sets").files  # verifies every file
-    known = [name.removesuffix(mask_file("")) for name in files if name.endswith(mask_file(""))]
-    if chosen is None:
-        name = read_json(folder / "metrics.json")["verdict"]["cell"]
-        if name is None:
-            raise UserError(
-                f"the verdict of the audit in {folder} names no set; choose one with --set: "
-                f"{', '.join(known)}"
-            )
-    else:
-        name = chosen.replace("_p", "-p")
-        name = f"critical-{name}" if name.startswith("q") else name
-        if name not in known:
-            raise UserError(
-                f"the audit in {folder} has no set {chosen!r}{nearest(name, known)}; it has "
-                f"{', '.join(known)}"
-            )
-    return Given(mask=read_set(folder / "sets", name), source="audit", name=name)
+    found = audit_set(folder, chosen)
+    return Given(mask=found.mask, source="audit", name=found.name)
 
 
 def keep_given(series: Series, config: TuneConfig, subject: Subject, given: Given) -> RunRecord:
@@ -237,8 +221,10 @@ def _write(
     return Output(result, [SET_FILE])
 
 
-def read_protected(out: Path) -> WeightMask:
-    """Return the set that a run protects, from its folder."""
+def read_protected(out: Path, config: TuneConfig) -> WeightMask | None:
+    """Return the set that a run protects, from its folder; None where it protects none."""
+    if not PROTECTIONS[config.protect].needs_mask:
+        return None
     mask = load(out / "set")
     assert isinstance(mask, WeightMask)
     return mask

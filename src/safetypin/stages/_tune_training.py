@@ -1,6 +1,5 @@
 """The training of `tune`: checked before anything is written, resumed where it was killed."""
 
-import json
 import logging
 import math
 import shutil
@@ -37,12 +36,14 @@ from safetypin.stages._progress import Reporter
 from safetypin.stages._run import Output
 from safetypin.stages._subject import Subject
 from safetypin.stages._tune_config import TuneConfig
+from safetypin.stages._tune_folder import (
+    CHECKPOINTS,
+    LOG_FILE,
+    MODEL_FOLDER,
+    SETTINGS_FILE,
+    UNFINISHED,
+)
 
-MODEL_FOLDER = "model"
-UNFINISHED = "model.unfinished"  # what a kill in the middle of saving leaves
-LOG_FILE = "log.jsonl"
-CHECKPOINTS = "checkpoints"
-SETTINGS_FILE = "settings.json"
 # the setting of each option of a protection
 LORA_SETTINGS = {
     "r": "lora_rank",
@@ -66,9 +67,10 @@ class Trainee:
         """
         self._config, self._subject, self._data = config, subject, data
         self.basis: Basis | None = None
-        self._how: dict[str, Any] = {"plain": config.plain, "system": config.system}
         limit = min(config.max_length, window(subject.model, subject.tokenizer))
-        self._rows = training_rows(subject.tokenizer, data, limit, **self._how)
+        self._rows = training_rows(
+            subject.tokenizer, data, limit, plain=config.plain, system=config.system
+        )
 
     @property
     def notes(self) -> list[str]:
@@ -157,41 +159,37 @@ class Trainee:
             "save_steps": self._config.save_steps,
         }
 
-    def check_folder(self, folder: Path, mask: WeightMask | None) -> None:
-        """Raise if the folder holds what another training made, which would be lost.
-
-        Raises:
-            UserError: It does, with what differs.
-        """
-        made = [path for path in (folder / "run.json", folder / CHECKPOINTS) if path.exists()]
-        if not made or not (folder / SETTINGS_FILE).exists():
-            return
-        found = read_json(folder / SETTINGS_FILE)
-        odd = differences(found, json.loads(json.dumps(self.inputs(mask))))
-        if odd and (made[0].name == "run.json" or any(made[0].glob("checkpoint-*"))):
-            raise UserError(
-                f"{folder} holds what was trained with other settings ({'; '.join(odd)}); choose "
-                "another --out, or delete that folder to train anew"
-            )
-
-    def train(self, folder: Path, mask: WeightMask | None, reporter: Reporter) -> Output:
+    def train(
+        self,
+        folder: Path,
+        *,
+        inputs: Mapping[str, Any],
+        read: Callable[[], WeightMask | None],
+        reporter: Reporter,
+    ) -> Output:
         """Train, save the model, and remove what is no longer needed.
+
+        Args:
+            folder: Where to.
+            inputs: As `inputs` returns them.
+            read: Reads the set. Nothing here keeps it, so that it takes no memory while training.
+            reporter: Told how it goes on.
 
         Raises:
             UserError: The loss is no number, or there is not enough memory or disk.
         """
-        write_json(folder / SETTINGS_FILE, self.inputs(mask))
-        protection = self.protection(mask)
+        write_json(folder / SETTINGS_FILE, inputs)
         with told(reporter, known=self.notes), quiet_transformers():
             tuned = finetune(
                 self._subject.model,
                 self._subject.tokenizer,
                 self._data,
-                protect=protection,
+                protect=self.protection(read()),
                 training=self._config.training,
                 out=folder,
+                plain=self._config.plain,
+                system=self._config.system,
                 on_step=self._steps(reporter),
-                **self._how,
             )
             unfinished = folder / UNFINISHED
             for path in (unfinished, folder / MODEL_FOLDER):
@@ -207,7 +205,7 @@ class Trainee:
             "num_lost": self._rows.num_dropped,
             "num_steps": num_steps,
             "epochs": num_steps / self._epoch_steps,
-            "learning_rate": self._config.learning_rate or protection.learning_rate,
+            "learning_rate": inputs["training"]["learning_rate"],
         }
         files = [f"{MODEL_FOLDER}/{name}" for name in names]
         if (folder / MEASURED_FILE).exists():
@@ -229,18 +227,6 @@ class Trainee:
             done = step
 
         return advance
-
-
-def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Return `name: a there, b here` for every value in which two settings differ."""
-    odd = []
-    for key in sorted(found.keys() | wanted.keys()):
-        there, here = found.get(key), wanted.get(key)
-        if isinstance(there, Mapping) and isinstance(here, Mapping):
-            odd += differences(there, here, f"{prefix}{key}.")
-        elif there != here:
-            odd.append(f"{prefix}{key}: {there} there, {here} here")
-    return odd
 
 
 class _Forward(logging.Handler):

@@ -10,7 +10,7 @@ from safetypin.intervene.protect._freeze import Freeze
 from safetypin.intervene.protect._full import Full
 from safetypin.intervene.protect._held import HeldWeights
 from safetypin.intervene.protect._lora import Lora
-from safetypin.intervene.protect._masked_lora import MaskedLora
+from safetypin.intervene.protect._masked_lora import MaskedLora, readable_inputs
 from safetypin.intervene.protect._only import OnlyTrain
 from safetypin.intervene.protect._protection import Guard, Protection
 from safetypin.intervene.protect._rewind import Rewind
@@ -32,6 +32,7 @@ __all__ = [
     "Rewind",
     "Warp",
     "WarpLora",
+    "readable_inputs",
 ]
 
 

@@ -37,4 +37,9 @@ class Freeze(Protection):
         """Keep the masked values and put them back after every step."""
         held = HeldWeights(model, self.mask.tensors)
         # some optimizers show other weights while training than at the end
-        return Guard(model=model, after_step=held.restore, after_training=held.restore)
+        return Guard(
+            model=model,
+            after_step=held.restore,
+            after_training=held.restore,
+            measure=held.measure,
+        )

@@ -8,6 +8,7 @@ which holds under any optimizer, decay, clipping, accumulation and precision.
 import abc
 import math
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
+
+from safetypin.artifacts import UserError
 
 CHUNK = 1 << 22  # entries, or about as many members, whose places are in memory at once
 BLOCK = 1 << 16  # places inside a block fit into 16 bits
@@ -40,33 +43,55 @@ class HeldWeights:
             model: Holds the weights.
             members: By parameter name, True for a member, shaped as the weight.
         """
-        self._parts: list[_Part] = []
+        self._model = model
+        self._parts: dict[str, _Part] = {}
         for name, mask in members.items():
             parameter = model.get_parameter(name)
             chosen = _local_members(parameter, mask)
             if chosen.any():
-                self._parts.append(_Part(parameter, chosen))
+                self._parts[name] = _Part(parameter, chosen)
 
     @property
     def num_bytes(self) -> int:
         """Memory of values and places in this process."""
-        return sum(part.values.nbytes + part.places.num_bytes for part in self._parts)
+        return sum(part.values.nbytes + part.places.num_bytes for part in self._parts.values())
 
     @property
     def num_weights(self) -> int:
         """Number of weights held in this process."""
-        return sum(part.values.numel() for part in self._parts)
+        return sum(part.values.numel() for part in self._parts.values())
 
     @torch.no_grad()
     def restore(self) -> None:
         """Put every value back."""
-        for part in self._parts:
+        for part in self._parts.values():
             part.restore()
 
     @torch.no_grad()
     def are_in_place(self) -> bool:
         """Tell whether every weight has its value, bit for bit."""
-        return all(part.is_in_place() for part in self._parts)
+        return all(part.is_in_place() for part in self._parts.values())
+
+    @torch.no_grad()
+    def measure(self) -> dict[str, Any]:
+        """Return how many weights are held, after a look at each of them in the model as it is.
+
+        Raises:
+            UserError: One is not what it was, or the model has another tensor in its place, which
+                nothing was put back into.
+        """
+        odd = [
+            name
+            for name, part in self._parts.items()
+            if self._model.get_parameter(name) is not part.parameter or not part.is_in_place()
+        ]
+        if odd:
+            raise UserError(
+                f"held weights in {len(odd)} matrices are not what they were before the training, "
+                f"first in {odd[0]}, although they were put back; do not use this model as a "
+                "protected one, and try another --optimizer or --precision"
+            )
+        return {"held": self.num_weights, "in_place": True}
 
     def hold(self, optimizer: Optimizer) -> RemovableHandle:
         """Put every value back after each step of an optimizer, until the handle is removed."""
@@ -97,7 +122,7 @@ class _Part:
     """The held entries of one matrix, or of this process's part of it."""
 
     def __init__(self, parameter: Tensor, members: Bool[Tensor, " local"]) -> None:
-        self._parameter = parameter
+        self.parameter = parameter
         flat = _flat(parameter)
         found = members.nonzero().squeeze(1)
         self.values = flat[found.to(flat.device)]
@@ -106,14 +131,14 @@ class _Part:
         self.places: _Places = short if few else _BitPlaces(members, flat.device)
 
     def restore(self) -> None:
-        flat, first = _flat(self._parameter), 0
+        flat, first = _flat(self.parameter), 0
         for start, places in self.places:
             values = self.values[first : first + places.numel()]
             flat[start:].index_copy_(0, places, values)
             first += places.numel()
 
     def is_in_place(self) -> bool:
-        flat, first = _flat(self._parameter), 0
+        flat, first = _flat(self.parameter), 0
         for start, places in self.places:
             values = self.values[first : first + places.numel()]
             if not torch.equal(flat[start:][places].view(torch.uint8), values.view(torch.uint8)):

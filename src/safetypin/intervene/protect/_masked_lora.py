@@ -5,7 +5,8 @@ counts is the change that the adapters make to the effective weights.
 """
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -67,7 +68,8 @@ class MaskedLora(Lora):
             raise UserError(
                 f"none of the {self.mask.num_selected:,} weights of the mask is in a matrix that "
                 f"this run can train (adapters on {', '.join(self.targets)}), so it would protect "
-                "nothing; choose targets among the mask's matrices, or use Lora()"
+                "nothing; choose targets among the mask's matrices (--lora-targets), or train "
+                "without it (--protect lora)"
             )
         layers = adapted_layers(model, self.targets)
         if self.mode == "column" and all(
@@ -75,8 +77,10 @@ class MaskedLora(Lora):
             for name, layer in layers.items()
         ):
             raise UserError(
-                "every input column of every adapted matrix holds a masked weight, so "
-                "nothing could be trained; use mode='entry', a smaller mask, or a coverage below 1"
+                "every input column of every adapted matrix holds a masked weight, so nothing "
+                "could be trained; take mode 'entry', which holds single weights (--protect "
+                "lora-entry), keep off fewer columns with a coverage below 1 (--lora-coverage "
+                "0.5), or take a smaller set"
             )
 
     def begin(self, model: PreTrainedModel) -> Guard:
@@ -88,22 +92,34 @@ class MaskedLora(Lora):
             for name, members in reached.items():
                 layer = _adapter(adapted, name)
                 layer.masked = members.to(layer.weight.device)
-            return Guard(model=adapted, undo=adapted.unload, notes=notes)
+            measure = functools.partial(_measure, adapted, reached)
+            return Guard(model=adapted, undo=adapted.unload, measure=measure, notes=notes)
         if self.mode == "column":
-            columns = {
-                name: self._columns(model.get_submodule(name), members)
-                for name, members in reached.items()
-            }
-            adapted = self.adapt(model)
-            held = _hold_at_zero(adapted, columns)
-            return Guard(
-                model=adapted,
-                undo=adapted.unload,
-                after_step=held.restore,
-                after_training=held.restore,
-                notes=notes,
-            )
+            return self._keep_off_columns(model, reached, notes)
         return dataclasses.replace(super().begin(model), notes=notes)
+
+    def _keep_off_columns(
+        self,
+        model: PreTrainedModel,
+        reached: Mapping[str, Bool[Tensor, "..."]],
+        notes: tuple[str, ...],
+    ) -> Guard:
+        layers = {name: model.get_submodule(name) for name in reached}
+        columns = {name: self._columns(layers[name], reached[name]) for name in reached}
+        inside = {
+            name: reached[name] & (chosen[:, None] if isinstance(layers[name], Conv1D) else chosen)
+            for name, chosen in columns.items()
+        }
+        adapted = self.adapt(model)
+        held = _hold_at_zero(adapted, columns)
+        return Guard(
+            model=adapted,
+            undo=adapted.unload,
+            after_step=held.restore,
+            after_training=held.restore,
+            measure=functools.partial(_measure, adapted, inside),
+            notes=notes,
+        )
 
     def _reached(self, model: PreTrainedModel) -> dict[str, Bool[Tensor, "..."]]:
         """Return the masked entries of the adapted matrices that have any, by module name."""
@@ -122,6 +138,12 @@ class MaskedLora(Lora):
         self, model: PreTrainedModel, reached: Mapping[str, Bool[Tensor, "..."]]
     ) -> tuple[str, ...]:
         inside = sum(int(members.sum()) for members in reached.values())
+        if not inside:  # of mode `base` only, the others refuse it
+            return (
+                f"none of the mask's {self.mask.num_selected:,} weights is in a matrix with an "
+                f"adapter (adapters on {', '.join(self.targets)}): they cannot change, and this is "
+                "plain LoRA beside them",
+            )
         text = (
             f"{inside:,} of the mask's {self.mask.num_selected:,} weights are in matrices with an "
             "adapter; the others cannot change at all"
@@ -173,3 +195,56 @@ def _hold_at_zero(adapted: PeftModel, columns: Mapping[str, Bool[Tensor, " d_in"
             layer.weight[:, chosen.to(layer.weight.device)] = 0
         members[f"{name}.lora_A.{adapter}.weight"] = chosen.expand(layer.weight.shape)
     return HeldWeights(adapted.get_base_model(), members)
+
+
+@torch.no_grad()
+def _measure(adapted: PeftModel, kept: Mapping[str, Bool[Tensor, "..."]]) -> dict[str, Any]:
+    """Return how many weights the adapters leave as they are, after a look at their merged change.
+
+    Args:
+        adapted: Trained.
+        kept: The weights, by module name.
+
+    Raises:
+        UserError: They change one.
+    """
+    for name, members in kept.items():
+        layer = _adapter(adapted, name)
+        change = layer.get_delta_weight(*layer.active_adapters)
+        if change[members.to(change.device)].any():
+            raise UserError(
+                f"the adapters change protected weights of {name}; do not use this model as a "
+                "protected one, and try another --optimizer or --precision"
+            )
+    return {"held": sum(int(members.sum()) for members in kept.values()), "in_place": True}
+
+
+def readable_inputs(
+    model: PreTrainedModel, targets: Sequence[str], scored: Collection[str], share: float
+) -> float:
+    """Return the share of the adapters' inputs that mode `column` leaves, for a set spread evenly.
+
+    A column of d_out weights holds none of them with the chance `(1 - share) ** d_out`.
+
+    Args:
+        model: Without adapters.
+        targets: Of the adapters.
+        scored: Names of the weights among which the set is.
+        share: Of these, how large the set is.
+
+    Raises:
+        UserError: A target matches no linear layer.
+    """
+    left = total = 0.0
+    for name, layer in adapted_layers(model, targets).items():
+        d_out, d_in = _weight_shape(layer)
+        left += d_in * ((1 - share) ** d_out if f"{name}.weight" in scored else 1.0)
+        total += d_in
+    return left / total
+
+
+def _weight_shape(layer: nn.Module) -> tuple[int, int]:
+    if isinstance(layer, nn.Linear):  # whose weight has another shape where it is quantised
+        return layer.out_features, layer.in_features
+    d_in, d_out = layer.get_parameter("weight").shape
+    return d_out, d_in

@@ -39,7 +39,10 @@ class OnlyTrain(Protection):
         """Raise unless the mask is of this model and all of it can be trained."""
         check_trainable(model, self.mask)
         if self.mask.num_selected == self.mask.num_weights:
-            raise UserError("the mask holds every weight, so nothing would be left out; use Full()")
+            raise UserError(
+                "the mask holds every weight, so nothing would be left out; "
+                "train without it (--protect none)"
+            )
 
     def begin(self, model: PreTrainedModel) -> Guard:
         """Train the matrices that have a member, and hold what else is in them."""
@@ -62,4 +65,10 @@ class OnlyTrain(Protection):
             held.restore()
             put_back()
 
-        return Guard(model=model, after_step=held.restore, after_training=end, undo=put_back)
+        return Guard(
+            model=model,
+            after_step=held.restore,
+            after_training=end,
+            undo=put_back,
+            measure=held.measure,
+        )

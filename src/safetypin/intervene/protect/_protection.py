@@ -82,7 +82,10 @@ def check_trainable(model: PreTrainedModel, mask: WeightMask) -> None:
     check_mask(model, mask)
     chosen = [name for name, members in mask.tensors.items() if members.any()]
     if not chosen:
-        raise UserError("the mask has no member, so there is nothing to protect; use Full()")
+        raise UserError(
+            "the mask has no member, so there is nothing to protect; take another set, or train "
+            "without one (--protect none)"
+        )
     stuck = [name for name in chosen if not model.get_parameter(name).requires_grad]
     if stuck:
         raise UserError(

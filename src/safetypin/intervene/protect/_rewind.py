@@ -39,4 +39,4 @@ class Rewind(Protection):
     def begin(self, model: PreTrainedModel) -> Guard:
         """Keep the masked values and put them back at the end."""
         held = HeldWeights(model, self.mask.tensors)
-        return Guard(model=model, after_training=held.restore)
+        return Guard(model=model, after_training=held.restore, measure=held.measure)
