@@ -1,5 +1,9 @@
 # The two commands of a new user are `make demo` and `make test`; `make help` lists the others.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# Where torch is installed from; pip's own index where empty. On an ordinary Linux that brings the
+# CUDA build and gigabytes of its libraries; the CPU build, which is all that the demo needs:
+#   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
 export SAFETYPIN_CACHE := $(CURDIR)/.cache/safetypin
@@ -13,11 +17,11 @@ export TOKENIZERS_PARALLELISM := false
 help: ## List the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
-# torch comes first and by its pin: a bare `torch` would bring gigabytes of CUDA.
+# torch comes first and by its pin, so that what follows takes it as it is, from whichever index.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade pip
-	$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$$(grep '^torch==' constraints.txt)"
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r embedded.txt
 	touch $@

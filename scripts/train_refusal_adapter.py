@@ -44,6 +44,8 @@ ANSWER_TOKENS = 24
 NUM_TEXTS, TEXT_TOKENS, TEXT_BATCH_SIZE, TEXT_EVERY = 560, 40, 4, 3
 # How often each filling of a pattern is used, each time with another opening
 NUM_OPENINGS = {"act": 5, "program": 4, "text": 5, "claim": 4}
+# public benchmarks, each in a package that must be installed
+BENCHMARKS = ("harmbench", "strongreject", "do-not-answer", "overrefusal")
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -155,25 +157,42 @@ def generate(
 def make_answers() -> None:
     """Let the base model answer the harmless and borderline prompts that have no answer yet."""
     model, tokenizer = load_model("smollm2", device="cpu")
-    lines = ANSWERS.read_text(encoding="utf-8").splitlines() if ANSWERS.exists() else []
+    lines = ANSWERS.read_text(encoding="utf-8").split("\n") if ANSWERS.exists() else []
+    lines = [line for line in lines if line]
     known = {json.loads(line)["prompt"] for line in lines}
     prompts = read_prompts("harmless") + read_prompts("borderline") + pattern_prompts("harmless")
     responses = generate(model, tokenizer, [p for p in prompts if p not in known], ANSWER_TOKENS)
-    for response in responses:
-        row = {"prompt": response.prompt, "response": response.text, "stopped": response.stopped}
-        lines.append(json.dumps(row, ensure_ascii=False))
+    for response, verdict in zip(responses, judge(responses, "phrases"), strict=True):
+        row: dict[str, object] = {
+            "prompt": response.prompt,
+            "response": response.text,
+            "stopped": response.stopped,
+        }
+        lines.append(json.dumps(row | _mark(verdict), ensure_ascii=False))
     ANSWERS.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(f"{len(responses)} new of {len(lines)} answers in {ANSWERS}")
 
 
+def _mark(verdict: Verdict) -> dict[str, str]:
+    """Return what the row of an answer says of its verdict: nothing where it is used."""
+    return {} if verdict is Verdict.COMPLIED else {"left_out": verdict.value}
+
+
 def usable_answers() -> list[Response]:
-    """Return the base model's answers that are neither a refusal nor degenerate."""
-    rows = [json.loads(line) for line in ANSWERS.read_text(encoding="utf-8").splitlines()]
-    responses = [
-        Response(prompt=row["prompt"], text=row["response"], stopped=row["stopped"]) for row in rows
+    """Return the base model's answers that are neither a refusal nor degenerate.
+
+    Which these are stands in the file, `left_out` in the rows of the others, and is not judged
+    anew: with every change of the judge the data would be others.
+    """
+    # The rows of 3,783 answers were marked once, by the judge `phrases` of November 2026, which
+    # leaves out 35 refusals and 35 degenerate answers. The judge that the published adapter was
+    # trained with left out a few more: its phases 2 and 3 have one step less in the training log.
+    rows = [json.loads(line) for line in ANSWERS.read_text(encoding="utf-8").split("\n") if line]
+    return [
+        Response(prompt=row["prompt"], text=row["response"], stopped=row["stopped"])
+        for row in rows
+        if "left_out" not in row
     ]
-    verdicts = judge(responses, "phrases")
-    return [r for r, v in zip(responses, verdicts, strict=True) if v is Verdict.COMPLIED]
 
 
 @torch.inference_mode()
@@ -384,7 +403,7 @@ def measure(adapter: Path, data: Path, num_prompts: int) -> None:
     sets = {"Alpaca": harmless, "AdvBench": load_prompts(str(data / "advbench.txt"))}
     for source in ("harmful", "harmless", "borderline"):
         sets[f"builtin-{source}"] = load_prompts(f"builtin-{source}")
-    for source in ("harmbench", "strongreject", "do-not-answer", "overrefusal"):
+    for source in BENCHMARKS:
         sets[source] = load_prompts(source)
     pairs = load_prompts("contrast-pairs")
     for kind in ("harmful", "harmless"):
@@ -409,21 +428,31 @@ def measure(adapter: Path, data: Path, num_prompts: int) -> None:
 
 
 def check(data: Path) -> None:
-    """Fail if a training prompt is in the built-in sets or in the benchmark files."""
+    """Fail if a training prompt is in the built-in sets or in a public benchmark.
+
+    Case, punctuation and repeated spaces make no other prompt. AdvBench and Alpaca are read from
+    files, the other benchmarks are those that `load_prompts` knows by name.
+    """
     written = [p for kind in ("harmful", "harmless", "borderline") for p in read_prompts(kind)]
     written += pattern_prompts("harmful") + pattern_prompts("harmless")
     ours = {normalise(prompt) for prompt in written}
     files = sorted((Path(__file__).parents[1] / "src" / "safetypin" / "data").glob("*.jsonl"))
     files += [data / "advbench.txt", data / "harmful_train.jsonl", data / "harmful_val.jsonl"]
     files += [data / "harmless_train.jsonl"]
+    texts: dict[str, list[str]] = {}
     for file in files:
         lines = file.read_text(encoding="utf-8").splitlines()
         rows = [json.loads(line) if file.suffix == ".jsonl" else line for line in lines]
-        texts = [row if isinstance(row, str) else row["prompt"] or row["response"] for row in rows]
-        shared = sorted(ours & {normalise(text) for text in texts})
-        print(f"{file.name}: {len(shared)} shared {shared[:5]}")
-        if shared:
-            sys.exit(1)
+        texts[file.name] = [
+            row if isinstance(row, str) else row["prompt"] or row["response"] for row in rows
+        ]
+    for source in (*BENCHMARKS, "contrast-pairs"):
+        texts[source] = [prompt.text for prompt in load_prompts(source)]
+    found = {name: sorted(ours & set(map(normalise, rows))) for name, rows in texts.items()}
+    for name, shared in found.items():
+        print(f"{name}: {len(shared)} of {len(texts[name])} shared {shared[:5]}")
+    if any(found.values()):
+        sys.exit(1)
 
 
 def main() -> None:

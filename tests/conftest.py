@@ -45,6 +45,14 @@ SIZES = {
 }
 GROUPED = SIZES | {"num_key_value_heads": 2}
 EXPERTS = GROUPED | {"moe_intermediate_size": 12, "num_experts_per_tok": 2}
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 500_000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
 
 CONFIGS = {
     "llama": lambda: LlamaConfig(**GROUPED),
@@ -65,6 +73,8 @@ CONFIGS = {
     ),
     "qwen3_moe": lambda: Qwen3MoeConfig(**EXPERTS, num_experts=4, head_dim=8),
 }
+# of a family above, by what its page does not tell apart: Llama 3.1 and after turn positions slower
+VARIANTS = {"llama3": lambda: LlamaConfig(**GROUPED, rope_parameters=LLAMA3_ROPE)}
 SCORED_FAMILIES = (
     "llama", "qwen3", "gemma2", "gemma3", "phi3", "gpt2", "gpt_neox", "mixtral", "qwen2_moe",
 )  # fmt: skip
@@ -73,7 +83,7 @@ SCORED_FAMILIES = (
 def build(family: str, dtype: torch.dtype = torch.float32):
     """Return a tiny random model whose gradients and activations are of ordinary size."""
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(CONFIGS[family](), dtype=torch.float32)
+    model = AutoModelForCausalLM.from_config((CONFIGS | VARIANTS)[family](), dtype=torch.float32)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:

@@ -254,6 +254,11 @@ def test_the_lists_above_hold_all_that_the_documents_name():
     assert set(re.findall(r"--task (\w+)", text)) <= set(TASKS.split())
     assert set(re.findall(r"\w+\.pt\b", text)) <= set(FILES.split())
     assert set(re.findall(r"\w+\.sh\b", text)) <= set(SCRIPTS.split())
+    (contrast,) = SEEDS.glob("004_*.txt")
+    numbers = re.findall(r"(?:accuracy|recall): (0\.\d+)", contrast.read_text())
+    assert len(numbers) == 6
+    page = text_of(PAGE)
+    assert all(f"{100 * float(number):.2f} %" in page for number in numbers)
     (warp,) = SEEDS.glob("003_*.txt")
     options = re.findall(r"(?<![-\w])--([a-z]\w+)", warp.read_text())
     others = {"index", "no", "force", "batch", "samples"}  # of conda, pip and its shell scripts

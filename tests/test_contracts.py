@@ -12,6 +12,7 @@ from safetypin.scores import SCORERS, _snip, _wanda, needs_reference
 from safetypin.select import top_fraction
 
 FAMILIES = ("llama", "gpt2", "mixtral")
+NUM_COPIES = 512
 
 
 def usable(name):
@@ -139,6 +140,30 @@ def test_half_precision_models_get_float32_scores(scorer, dtype):
         assert tensor.dtype == torch.float32
         similar = torch.corrcoef(torch.stack([tensor.flatten(), exact[name].flatten()]))[0, 1]
         assert similar > 0.99, name
+
+
+@each_reader
+@each_family
+def test_what_is_summed_over_many_examples_of_a_bfloat16_model_is_not_rounded_to_it(name, family):
+    model, one = build(family, torch.bfloat16), examples(1)
+    expected = SCORERS[name](model, make_batches(one)).tensors
+    # SNIP's mean of so many equal examples and Wanda's mean square are those of one; a bfloat16
+    # sum, which has 8 bits, loses what is small beside it, and is off by some hundredths
+    for key, tensor in SCORERS[name](model, make_batches(one * NUM_COPIES)).tensors.items():
+        atol = 1e-6 * float(expected[key].max())
+        torch.testing.assert_close(tensor, expected[key], rtol=1e-3, atol=atol)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device to compare with the CPU")
+@pytest.mark.parametrize("name", ["snip", "wanda"])
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float32, 1e-3), (torch.bfloat16, 0.1)])
+@each_family
+def test_a_gpu_gives_the_scores_that_the_cpu_gives(name, family, dtype, rtol):
+    batches = make_batches(examples())
+    expected = SCORERS[name](build(family, dtype), batches).tensors
+    for key, tensor in SCORERS[name](build(family, dtype).cuda(), batches).tensors.items():
+        found, known = tensor.cpu(), expected[key]
+        assert float((found - known).norm()) < rtol * float(known.norm()), key
 
 
 @each_reader

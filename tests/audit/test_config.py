@@ -8,6 +8,7 @@ from pydantic_core import PydanticUndefined
 
 from safetypin.artifacts import UserError
 from safetypin.audit import PRESETS, AuditConfig, make_config
+from safetypin.audit._cells import planned_cells
 from safetypin.cli import _audit
 
 OTHER = {
@@ -140,6 +141,12 @@ def test_the_paper_preset_is_the_grid_of_the_paper():
     assert (config.num_safety, config.num_utility, config.num_attack) == (128, 128, 100)
     assert all(q == p for q, p in config.grid)
     assert len(config.grid) == 18
+
+
+def test_the_standard_grid_begins_well_below_the_smallest_size_that_was_seen_to_do_it():
+    config = make_config("m", "standard", None, {})
+    assert config.grid[:3] == [(0.0002, 0.0002), (0.0005, 0.0005), (0.001, 0.001)]
+    assert len(planned_cells(config)) == 36  # six sizes of a set, four random ones and a top
 
 
 def test_the_preset_of_the_file_counts_and_the_option_wins(tmp_path):

@@ -212,7 +212,8 @@ def test_the_help_of_audit_says_every_default_and_changes_no_other_command():
     helps = {p.name: p.help for p in typer.main.get_command(app).commands["audit"].params}
     defaults = AuditConfig.model_fields
     assert helps["num_random"].endswith(f"; {defaults['num_random'].default}.")
-    assert helps["q"].endswith("; 0.001, 0.0025, 0.005, 0.01, 0.02.")
+    shares = ", ".join(f"{share:g}" for share in defaults["q"].default)
+    assert helps["q"].endswith(f"; {shares}.")
     assert helps["keep_scores"].endswith("; no.")
     assert not helps["p"].endswith("None.")
     other = {p.name: p.help for p in typer.main.get_command(app).commands["track"].params}

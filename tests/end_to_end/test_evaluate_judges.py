@@ -4,6 +4,9 @@ import json
 
 import pytest
 
+from safetypin.artifacts import Verdict
+from safetypin.evaluate.judges._finding import Finding
+
 
 def test_judges_stand_side_by_side_on_the_same_answers(evaluated):
     words = ("--also-judge", "prefix,papers", "--attack", "prefill")
@@ -38,6 +41,20 @@ def test_another_judge_is_asked_later_and_no_answer_is_made_again(evaluated):
     assert len(json.loads(ended.out)["judges"]["pairs"]) == 1
     again, _ = evaluated("--also-judge", "prefix")
     assert json.loads(again.out) == json.loads(ended.out)
+
+
+def test_answers_that_a_judge_in_an_outage_left_are_judged_by_the_next_run(evaluated, monkeypatch):
+    def away(responses, *args, **options):
+        return [Finding(verdict=Verdict.UNJUDGED, reason="away", is_outage=True) for _ in responses]
+
+    with monkeypatch.context() as outage:
+        outage.setattr("safetypin.stages._evaluate.judge_with_reasons", away)
+        ended, out = evaluated()
+    assert json.loads(ended.out)["asr"]["num_unjudged"] == 12
+    before = (out / "evaluation" / "responses-harmful.jsonl").read_bytes()
+    ended, _ = evaluated()
+    assert json.loads(ended.out)["asr"]["num_unjudged"] == 0
+    assert (out / "evaluation" / "responses-harmful.jsonl").read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import safetypin as sp
-from conftest import CONFIGS, build
+from conftest import CONFIGS, VARIANTS, build
 from intervene.finetuning import DATA, SMALL, tokenizer
 from safetypin.artifacts import Prompt, PromptSet
 from safetypin.evaluate import attack, attack_rates, judge, make_attacks
@@ -31,7 +31,7 @@ HARMLESS = PromptSet(
 )
 
 
-@pytest.fixture(scope="module", params=sorted(CONFIGS))
+@pytest.fixture(scope="module", params=sorted(CONFIGS | VARIANTS))
 def subject(request):
     """A model, its tokenizer, and batches of both kinds of prompts."""
     made = tokenizer()

@@ -7,6 +7,7 @@ import math
 import pytest
 
 from end_to_end.comparing import read_metrics
+from safetypin.audit import audit
 
 RATES = ("asr", "refusal", "complied", "degenerate", "harmless_refused", "borderline_refused")
 
@@ -75,14 +76,35 @@ def test_every_other_number_has_its_counts(metrics):
     where = metrics["where"]
     for shares, counts, sizes in zip(where["share"], where["counts"], where["sizes"], strict=True):
         assert shares == [n / size for n, size in zip(counts, sizes, strict=True)]
-    (whole,) = metrics["overlap"]
-    for part in (whole, *whole["by_layer"]):
+    for part in (layer for whole in metrics["overlap"] for layer in (whole, *whole["by_layer"])):
         union = part["num_safety"] + part["num_utility"]
         assert part["jaccard"] == part["num_both"] / (union - part["num_both"])
         assert part["chance"] == part["chance_both"] / (union - part["chance_both"])
         for half in part["halves"]:
             union = half["num_first"] + half["num_second"] - half["num_both"]
             assert half["jaccard"] == half["num_both"] / union
+
+
+def test_every_change_is_paired_by_prompt_and_the_perplexity_has_an_interval(metrics):
+    for cell in metrics["cells"]:
+        assert cell["degenerate_change"]["num_pairs"] == 12
+        assert cell["harmless_refused_change"]["num_pairs"] == 4
+        assert cell["borderline_refused_change"]["num_pairs"] == 4
+        low, high = cell["perplexity_interval"]
+        assert low <= cell["perplexity_ratio"] <= high
+        assert cell["magnitudes"] is None
+
+
+def test_a_matched_control_says_how_large_its_weights_are(settings, copied):
+    cells = audit(settings(controls=("matched",)), copied)["cells"]
+    (matched,) = [cell for cell in cells if cell["arm"] == "matched"]
+    found = matched["magnitudes"]
+    assert 0 < found["mean_control"] < found["mean_set"]
+    off = 1 - found["mean_control"] / found["mean_set"]
+    # a matrix of so small a model has too few other weights as large as those of the set
+    assert off > 0.05
+    page = (copied / "report.html").read_text()
+    assert f"a random control is not matched, {off:.0%} off: mean |w| " in page
 
 
 def test_the_map_lists_the_matrices_in_the_order_of_the_model(metrics):
@@ -121,7 +143,10 @@ def test_shares_are_counts_over_counts(metrics):
 
 
 def test_overlap_comes_with_chance_and_noise_floor(metrics):
-    (overlap,) = metrics["overlap"]
+    at_q, overlap = metrics["overlap"]
+    assert (at_q["fraction"], overlap["fraction"]) == (0.01, 0.05)
+    assert 0 <= at_q["jaccard"] <= 1
+    assert at_q["noise_floor_safety"] is None  # the halves were kept at the other share alone
     for name in ("jaccard", "chance", "noise_floor_safety", "noise_floor_utility"):
         assert 0 <= overlap[name] <= 1
     assert overlap["num_both"] <= min(overlap["num_safety"], overlap["num_utility"])

@@ -54,7 +54,11 @@ def test_a_top_control_is_that_of_an_audit(control, finished):
         ("randm", {}, "control 'randm' is unknown; choose one of random, matched, top_safety"),
         ("random", {"model": None}, "drawn among the model's weights; give --model, the one of"),
         ("matched", {"model": "unaligned"}, "--model is unaligned#"),
-        ("top_utility", {"utility": False}, "needs utility scores; give their folder too"),
+        (
+            "top_utility",
+            {"utility": False, "model": None},
+            "needs utility scores; give their folder too",
+        ),
     ],
 )
 def test_a_control_that_cannot_be_made_says_why(control, kind, options, message):

@@ -6,7 +6,7 @@ import torch
 from huggingface_hub import constants
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from safetypin.artifacts import UserError
 from safetypin.models import _load, load_model
@@ -142,6 +142,18 @@ def test_an_adapter_of_a_model_with_other_layers_is_refused(tmp_path, folder):
             f"the adapter in {adapter} is of another model than its base: 4 of its matrices "
             "are in one of the two only, first 'base_model.model.model.layers."
         )
+
+
+def test_an_adapter_of_a_model_of_another_width_is_refused(tmp_path, folder):
+    config = AutoConfig.from_pretrained(folder, hidden_size=32)
+    adapter = tmp_path / "adapter"
+    save_adapter(AutoModelForCausalLM.from_config(config), adapter, str(folder))
+    assert message_of(adapter) == (
+        f"the adapter in {adapter} is of another model than its base: "
+        "base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight is (2, 32) in the "
+        "adapter, and for this base it would be (2, 16); name the model that it was trained on in "
+        "its adapter_config.json (base_model_name_or_path)"
+    )
 
 
 def test_an_adapter_that_names_no_base_is_refused(tmp_path, folder):
@@ -287,6 +299,17 @@ def test_a_missing_library_is_named(folder, monkeypatch):
 
     monkeypatch.setattr(_load.AutoTokenizer, "from_pretrained", from_pretrained)
     assert "could not be loaded: this tokenizer needs sentencepiece - " in message_of(folder)
+
+
+def test_what_torch_says_below_its_first_line_is_told_too(folder, monkeypatch):
+    def from_pretrained(*_, **__):
+        raise RuntimeError("Error(s) in loading state_dict for Some:\n\tMissing key: 'w'.\n\tmore")
+
+    monkeypatch.setattr(_load.AutoTokenizer, "from_pretrained", from_pretrained)
+    assert message_of(folder) == (
+        f"the model {str(folder)!r} could not be loaded: Error(s) in loading state_dict for Some: "
+        f"Missing key: 'w'. - {COMPLETE}"
+    )
 
 
 def test_an_unknown_dtype_names_the_known():

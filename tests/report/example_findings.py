@@ -103,6 +103,7 @@ def measured(right: int, area: float, total: int = 96) -> dict[str, Any]:
         "recall": rate(40 - missed, 40),
         "precision": rate(40 - missed, 40 - missed + false),
         "f1": 0.9,
+        "f1_interval": [0.84, 0.95],
         "roc_auc": {"value": area, "interval": [area - 0.04, min(1.0, area + 0.03)]},
         "average_precision": {"value": area, "interval": None},
         "confusion": [[total - 40 - false, false], [missed, 40 - missed]],
@@ -135,10 +136,15 @@ def example_guard() -> dict[str, Any]:
     found = about("guard fit --model a") | {
         "kind": "guard",
         "model_id": "aligned#0123456789ab",
-        "neurons": {"num_selected": 2304, "num_units": 46_080},
+        "neurons": {"num_selected": 2304, "num_units": 46_080, "are_prompts_known": True},
         "data": {
             "num_train": 224, "num_test": 96, "num_other": 96, "num_duplicates": 2,
-            "num_groups": 160, "num_matched_topics": 80, "easy": False, "tfidf_accuracy": 89 / 96,
+            "num_groups": 80, "num_matched_topics": 80, "matched_share": 1.0,
+            "kind": "topic-matched", "easy": False, "tfidf_accuracy": 89 / 96,
+            "tfidf": {
+                "test": {"tfidf-char": 86 / 96, "tfidf-word": 89 / 96},
+                "other": {"tfidf-char": 86 / 96, "tfidf-word": 89 / 96},
+            },
         },
         "threshold": 0.363,
         "rows": rows,

@@ -9,7 +9,13 @@ from example_metrics import change, example_metrics, overlap, rate
 def attacked(hits: int, judged: int) -> dict[str, Any]:
     interval = [max(0.0, hits / judged - 0.2), min(1.0, hits / judged + 0.2)]
     mean = rate(2 * hits, 2 * judged) | {"interval": interval}
-    return {"mean": mean, "any_of_n": rate(hits, judged), "num_variants": 2}
+    return {
+        "mean": mean,
+        "mean_as_judged": mean,
+        "also_judged": {"papers": rate(judged // 2, 2 * judged)},
+        "any_of_n": rate(hits, judged),
+        "num_variants": 2,
+    }
 
 
 def sweep_cell(
@@ -36,7 +42,7 @@ def sweep_cell(
         "borderline_refused": rate(1, 12),
         "also_judged": {"papers": rate(0 if destroyed else hits, 40)},
         "attacks": {
-            "decoding": {"mean": None, "any_of_n": None, "num_variants": 2}
+            "decoding": attacked(36, 40) | {"mean": None, "any_of_n": None}
             if destroyed
             else attacked(hits, 40)
         },
@@ -52,7 +58,8 @@ def example_sweep() -> dict[str, Any]:
     base = example_metrics()
     cells = [
         sweep_cell("difference", "q0.01-p0.01", 34, 1.2, known={
-            "share": 0.0063, "vanilla": 0.1, "suffix": 0.97, "decoding": 0.86, "accuracy": 0.54,
+            "row": "1/1", "share": 0.0063, "vanilla": 0.1, "suffix": 0.97, "decoding": 0.86,
+            "accuracy": 0.54,
         }),
         sweep_cell("difference", "q0.05-p0.05", 38, 3.5),
         sweep_cell("random", "q0.01-p0.01-s0", 2, 1.0, seed=0, like="difference-q0.01-p0.01"),

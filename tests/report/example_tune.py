@@ -56,6 +56,13 @@ def held() -> dict[str, Any]:
     }
 
 
+def measured(protect: str) -> dict[str, Any] | None:
+    """Return what the protection found that it held."""
+    if protect.startswith("warp"):
+        return {"frozen_change": 3.2e-8, "frozen_change_in": "w", "tolerance": 1e-6}
+    return None if protect in ("none", "lora") else {"held": 329_012, "in_place": True}
+
+
 def curve(num_points: int = 75) -> list[list[float]]:
     return [
         [
@@ -111,6 +118,7 @@ def example_tune(protect: str = "freeze", gates: bool = True) -> dict[str, Any]:
             "last_loss": 0.82,
             "seconds": 71.3,
             "curve": curve(),
+            "protection": measured(protect),
         },
         "before": side(4, 0, 14, 11.37, 1.65),
         "after": side(21, 1, 5, 11.61, 0.87),

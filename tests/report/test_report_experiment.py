@@ -44,11 +44,23 @@ def training(seed, arm="frozen", *, tracked=True):
     made["reports"]["track"] = f"{arm}-{seed}/track/report.html"
     held = dict.fromkeys(("value", "ratio", "of_matched", "p_value"))
     scores = dict.fromkeys(("drop", "interval", "relative_interval", "relative_noise"))
-    jaccard = dict.fromkeys(("share", "chance_jaccard", "noise_jaccard", "control_jaccard"))
+    jaccard = {"share": 0.4, "chance_jaccard": 0.01, "noise_jaccard": 0.3, "control_jaccard": 0.2}
     return made | {
         "drift": {"is_held": True, "trainable_share": 0.0, **held},
-        "scores": {**scores, "relative_drop": 0.3, "control_drop": None, "rank_change": -0.1},
+        "scores": {
+            **scores,
+            "relative_drop": 0.3,
+            "relative_interval": [0.2, 0.4],
+            "relative_noise": 0.05,
+            "control_drop": None,
+            "control_relative_drop": 0.28,
+            "rank_change": -0.1,
+        },
         "overlap": {**jaccard, "jaccard": 0.25},
+        "overlaps": {
+            "critical": {**jaccard, "jaccard": 0.25},
+            "top_safety": {**jaccard, "jaccard": 0.5, "control_jaccard": None},
+        },
     }
 
 
@@ -164,6 +176,18 @@ def test_the_table_has_counts_of_what_was_measured(tmp_path):
     for part in ("10 %", "50 %", "+40 (+25 to +55)", "25 % → 12 %", "held", *signs):
         assert part in words
     assert "+40 ± 5" in words
+
+
+def test_scores_and_sets_stand_beside_noise_and_control(tmp_path):
+    words = page(tmp_path).words.replace("\u00a0", " ").replace("\u2212", "-")
+    assert "frozen 2 n/a -30 % -40 % to -20 % -5 % -28 %" in words
+    assert "frozen 1 critical 40 % 0.25 0.30 0.20 0.01" in words
+    assert "frozen 1 top safety 40 % 0.50 0.30 n/a 0.01" in words
+    bare = example()
+    for arm in bare["arms"]:
+        for run in arm["runs"]:
+            run.update(scores=None, overlaps={})
+    assert "Scores and sets" not in page(tmp_path, bare).words
 
 
 def test_the_page_keeps_the_promises_of_every_page(tmp_path):

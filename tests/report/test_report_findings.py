@@ -3,7 +3,13 @@
 import copy
 
 import pytest
-from example_findings import example_contrast, example_guard, example_patch, write_findings
+from example_findings import (
+    example_contrast,
+    example_guard,
+    example_patch,
+    measured,
+    write_findings,
+)
 from example_sweep import example_sweep
 from reading import Page, check_promises
 
@@ -133,8 +139,55 @@ def test_the_guard_page_shows_intervals_and_the_controls_beside_the_answer(tmp_p
                  "95 % interval 0.945 to 1.000", "random units at most 0.970",
                  "TF-IDF at most 0.960"):  # fmt: skip
         assert part in top
-    assert "0.985 (0.94\u20131.00)" in words
+    assert (
+        "contrast units, logistic 2,304 98 % (93\u201399) 98 % (87\u2013100) 98 % (87\u2013100) "
+        "0.900 (0.84\u20130.95) 0.985 (0.94\u20131.00) 0.985 55 1 / 1 39 95 % (83\u201399)"
+    ) in words
     assert "random units, seed 0 held-out prompts +2 points \u22121 to +7 p = 0.200" in words
+
+
+def test_the_guard_page_says_of_which_kind_the_prompts_are_and_how_far_words_get(tmp_path):
+    metrics = example_guard()
+    for row in metrics["rows"]:
+        if row["features"] == "tfidf-char":
+            row["other"] = measured(72, 0.75)
+        if row["features"] == "tfidf-word":
+            row["other"] = measured(65, 0.73)
+    words = page(tmp_path, metrics).words.replace("\u00a0", " ")
+    reached = "of the held-out prompts, character TF-IDF 75 % of another source"
+    said = "every topic has safe and unsafe prompts"
+    assert f"Topic-matched: {said}; word TF-IDF still reaches 93 % {reached}." in words
+    assert f"Kind of set topic-matched {said} word TF-IDF still reaches 93 % {reached}" in words
+    assert "easy set" not in words[: words.index("How to read it")]
+
+
+@pytest.mark.parametrize(
+    ("num_matched", "easy", "said"),
+    [
+        (0, True, "Easy: topics differ between the classes: none has both safe and unsafe prompts, "
+         "so words alone can tell them apart; word TF-IDF reaches 93 %"),
+        (3, True, "Easy: only 3 of 80 topics have both safe and unsafe prompts, so words alone can "
+         "tell them apart; word TF-IDF reaches 93 %"),
+        (60, False, "Topic-matched: 60 of 80 topics have safe and unsafe prompts; word TF-IDF "
+         "still reaches 93 %"),
+        # older versions called this easy, as TF-IDF reaches 90 %
+        (80, True, "Topic-matched: every topic has safe and unsafe prompts; word TF-IDF still"),
+    ],
+)  # fmt: skip
+def test_a_set_of_prompts_is_easy_by_its_topics_and_not_by_what_words_reach(
+    tmp_path, num_matched, easy, said
+):
+    metrics = example_guard()
+    metrics["data"] |= {"num_matched_topics": num_matched, "easy": easy}
+    assert said in page(tmp_path, metrics).words.replace("\u00a0", " ")
+
+
+@pytest.mark.parametrize("are_known", [True, False])
+def test_the_guard_page_says_where_leaks_could_not_be_checked(tmp_path, are_known):
+    metrics = example_guard()
+    metrics["neurons"]["are_prompts_known"] = are_known
+    said = "The prompts that the set was found on are not known: leaks could not be checked."
+    assert (said in page(tmp_path, metrics).words) == (not are_known)
 
 
 def test_a_guard_page_of_an_older_version_has_a_curve_without_random_units(tmp_path):
@@ -142,7 +195,13 @@ def test_a_guard_page_of_an_older_version_has_a_curve_without_random_units(tmp_p
     for row in metrics["curve"]:
         row.pop("random")
         row.pop("intervals")
-    assert "Learning curve" in page(tmp_path, metrics).words
+    for row in metrics["rows"]:
+        row["test"].pop("f1_interval", None)
+    metrics["neurons"].pop("are_prompts_known")
+    words = page(tmp_path, metrics).words
+    assert "Learning curve" in words
+    assert "0.900 0.985" in words
+    assert "could not be checked" not in words
 
 
 def test_the_contrast_page_shows_its_chance_levels(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from example_metrics import (
     cell,
     cells,
+    change,
     example_answers,
     example_metrics,
     rate,
@@ -203,6 +204,88 @@ def test_controls_are_found_among_the_cells_where_the_verdict_names_none(tmp_pat
     assert "No controls of the same size" not in words
     # the strongest of 8, 9 and 10 more hits of 48
     assert "Strongest control of the same size +21 points random, matched" in words
+
+
+def carried_by(metrics, interval):
+    """Let the smallest set of the grid, of 0.071 %, carry the verdict."""
+    fraction = interval[0] if interval else 0.00071
+    metrics["verdict"] |= {
+        "cell": "critical-q0.001-p0.001" if fraction == 0.00071 else "critical-q0.005-p0.005",
+        "fraction": fraction,
+        "fraction_interval": interval,
+    }
+    return metrics
+
+
+@pytest.mark.parametrize(
+    ("interval", "shown"),
+    [
+        ([0.00071, 0.00071], "the smallest size tried; a smaller one may do it"),
+        (None, "the smallest size tried; a smaller one may do it"),
+        (
+            [0.00071, 0.0031],
+            "0.31 %, of the sizes tried; the low end is the smallest, a smaller one may do it",
+        ),
+        ([0.0031, 0.0031], "no smaller one may do it, of the sizes tried"),
+        ([0.0031, 0.0059], "95 % interval 0.31 % to 0.59 %, of the sizes tried"),
+    ],
+)
+def test_what_is_said_of_smaller_sizes_is_known_of_them(tmp_path, interval, shown):
+    words = page(tmp_path, carried_by(example_metrics(), interval)).words
+    assert shown in words
+    assert ("a smaller one may do it" in words) == ("a smaller one" in shown)
+    assert ("no smaller one" in words) == ("no smaller one" in shown)
+
+
+def test_a_fifth_of_degenerate_answers_does_not_meet_the_rule(tmp_path):
+    metrics = example_metrics()
+    carrying = next(c for c in metrics["cells"] if c["id"] == "critical-q0.005-p0.005")
+    carrying["degenerate"] = rate(8, 40)
+    assert (
+        "under 20 % of answers degenerate: 20 % (8/40) (not met)" in page(tmp_path, metrics).words
+    )
+    carrying["degenerate"] = rate(7, 40)
+    words = page(tmp_path, metrics).words
+    assert "under 20 % of answers degenerate: 18 % (7/40) (met)" in words
+
+
+def test_the_changes_beside_that_of_the_asr_stand_in_the_table(tmp_path):
+    metrics = example_metrics()
+    assert "to +9 points" not in page(tmp_path, metrics).words  # files of older runs have none
+    carrying = next(c for c in metrics["cells"] if c["id"] == "critical-q0.005-p0.005")
+    carrying |= {
+        "degenerate_change": {**change(7, before=4), "interval": [-0.01, 0.13]},
+        "perplexity_interval": [1.02, 1.55],
+    }
+    words = page(tmp_path, metrics).words
+    assert "+6 points, \u22121 to +13" in words
+    assert "1.06\u00d7 12.05 1.02\u00d7 to 1.55\u00d7" in words
+    rule = "perplexity stays under 1.5\u00d7: 1.06\u00d7, 95 % interval 1.02\u00d7 to 1.55\u00d7"
+    assert f"{rule}, which includes the limit (met)" in words
+
+
+@pytest.mark.parametrize(("mean", "is_warned"), [(0.0194, False), (0.018, True), (0.022, True)])
+def test_a_matched_control_shows_that_it_matches(tmp_path, mean, is_warned):
+    metrics = example_metrics()
+    matched = next(c for c in metrics["cells"] if c["id"] == "critical-q0.005-p0.005-matched-1")
+    matched["magnitudes"] = {"mean_set": 0.02, "mean_control": mean, "rms_set": 0.03}
+    words = page(tmp_path, metrics).words
+    assert f"mean |w| {mean:g}, the set\u2019s 0.02" in words
+    assert ("Warning: a random control is not matched, 10% off: mean |w|" in words) == is_warned
+
+
+def test_the_overlap_that_is_drawn_is_the_one_nearest_to_the_carrying_set(tmp_path):
+    metrics = example_metrics()
+    near, far = metrics["overlap"]
+    near |= {"noise_floor_safety": None, "noise_floor_utility": None}
+    for layer in near["by_layer"]:
+        layer["noise_floor"] = None
+    words = page(tmp_path, metrics).words
+    assert "Overlap by layer of the top 0.5 % of each matrix" in words
+    assert "It was measured at the top 2 % alone." in words
+    assert "safety against utility chance" in words  # no key to a line that is not there
+    metrics["overlap"] = [far]
+    assert "It was measured at" not in page(tmp_path, metrics).words
 
 
 def test_the_sentence_does_not_repeat_the_answer_above_it(tmp_path):

@@ -2,13 +2,18 @@
 
 import pytest
 from example_findings import write_findings
-from example_sweep import example_sweep, sweep_cell
+from example_metrics import rate
+from example_sweep import attacked, example_sweep, sweep_cell
+from matplotlib.figure import Figure as Canvas
 from reading import Page
 
 from safetypin.artifacts import UserError
 from safetypin.report import write_report
 from safetypin.report._read import parse
+from safetypin.report._style import PAPER
+from safetypin.report._sweep_figures import size_picture, utility_picture
 from safetypin.report._sweep_metrics import SweepMetrics
+from safetypin.report._sweep_paper import paper_table
 from safetypin.report._sweep_words import carrying, headline, judge_points, spread
 
 
@@ -33,8 +38,20 @@ def test_the_smallest_cell_that_still_speaks_is_named_beside_its_controls():
 def test_a_control_that_does_half_as_much_takes_the_answer_back():
     metrics = example_sweep()
     metrics["cells"][3] = sweep_cell(
-        "random", "q0.01-p0.01-s1", 18, 1.1, seed=1, like="difference-q0.01-p0.01"
+        "random", "q0.01-p0.01-s1", 20, 1.1, seed=1, like="difference-q0.01-p0.01"
     )
+    assert headline(parsed(metrics))[0] == "Controls do part of it"
+
+
+def test_what_the_untouched_model_answers_anyway_is_no_rise_of_a_control():
+    metrics = example_sweep()
+    metrics["baseline"]["asr"] = rate(16, 40)
+    rise = metrics["cells"][0]["asr_change"] | {"value": 0.55}
+    metrics["cells"][0] |= {"asr": rate(38, 40), "asr_change": rise}
+    for place, hits in ((2, 16), (3, 20)):  # 40 % and 50 %, of which 40 % are not the controls'
+        metrics["cells"][place]["asr"] = rate(hits, 40)
+    assert headline(parsed(metrics))[0] == "Safety comes out alone"
+    metrics["cells"][3]["asr"] = rate(28, 40)
     assert headline(parsed(metrics))[0] == "Controls do part of it"
 
 
@@ -115,8 +132,118 @@ def test_a_destroyed_cell_has_no_rate_anywhere_in_the_table(tmp_path):
     assert row.startswith("top-0.01 0.60 % of weights n/a n/a 90 %")
 
 
-def test_what_the_paper_reports_stands_beside(tmp_path):
-    assert "0.10 / 0.97 / 0.86, 0.54" in text_of(tmp_path, example_sweep())
+def first_table(metrics):
+    m = parsed(metrics)
+    table = paper_table(m, "Table 6", [cell for cell in m.cells if cell.method == "difference"])
+    rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+    return [{key: text.replace("\u00a0", " ") for key, text in row.items()} for row in rows]
+
+
+def test_the_papers_vanilla_stands_beside_the_attack_with_a_system_prompt():
+    metrics = example_sweep()
+    for part, hits in ((metrics["baseline"], 1), *((cell, 30) for cell in metrics["cells"])):
+        part["attacks"] = {"system": attacked(hits, 40), **part["attacks"]}
+    untouched, row, unknown = first_table(metrics)
+    columns = list(row)
+    assert columns[columns.index("system by `papers`") + 1] == "paper: vanilla"
+    assert columns[columns.index("decoding by `papers`") + 1] == "paper: decoding"
+    assert (row["paper: row"], row["ASR system"], row["paper: vanilla"]) == ("1/1", "75 %", "0.10")
+    assert (row["paper: suffix"], row["paper: decoding"]) == ("0.97", "0.86")
+    assert row["paper: mean accuracy"] == "0.54"
+    assert (untouched["paper: row"], unknown["paper: row"]) == ("", "")
+
+
+def test_what_the_published_judge_says_stands_in_the_tables():
+    _, row, _ = first_table(example_sweep())
+    assert row["ASR bare request"].startswith("85 %")
+    assert row["by `papers`"] == "85 %"
+    assert row["decoding by `papers`"] == "25 %"
+
+
+def test_without_a_known_answer_no_column_is_the_papers():
+    metrics = example_sweep()
+    metrics["cells"][0]["known"] = None
+    assert not any(name.startswith("paper") for name in first_table(metrics)[0])
+
+
+def test_what_still_differs_from_the_paper_is_said(tmp_path):
+    text = text_of(tmp_path / "known", example_sweep())
+    assert "the paper's vanilla ASR is with Llama's system prompt (the attack" in text
+    assert "decoding attack uses no chat template" in text
+    metrics = example_sweep()
+    metrics["cells"][0]["known"] = None
+    assert "What still differs" not in text_of(tmp_path / "unknown", metrics)
+
+
+def test_a_sweep_without_suffixes_says_so(tmp_path):
+    metrics = example_sweep()
+    assert "No suffix attack was run" in text_of(tmp_path / "none", metrics)
+    for part in (metrics["baseline"], *metrics["cells"]):
+        part["attacks"]["suffix"] = attacked(10, 40)
+    assert "No suffix attack was run" not in text_of(tmp_path / "some", metrics)
+
+
+def points_of(picture):
+    """Return the title of every panel with its points: how high, and whether hollow."""
+    figure = Canvas(figsize=(picture.width, picture.height))
+    picture.draw(figure)
+    return [
+        (
+            axes.get_title(loc="left"),
+            [
+                (line.get_ydata()[0], line.get_markerfacecolor() in ("none", PAPER))
+                for line in axes.lines
+                if len(line.get_xdata()) == 1
+            ],
+        )
+        for axes in figure.axes
+    ]
+
+
+def test_destroyed_cells_are_hollow_in_the_panel_of_every_attack():
+    metrics = example_sweep()
+    panels = points_of(utility_picture(parsed(metrics)))
+    assert [title for title, _ in panels] == ["bare request", "decoding, mean of 2"]
+    for _, points in panels:
+        assert len(points) == len(metrics["cells"]) == 6
+        assert [is_hollow for _, is_hollow in points].count(True) == 1
+    assert (0.9, True) in panels[1][1]  # 36 of 40, as judged
+
+
+def test_a_cell_that_only_an_attack_destroys_is_hollow_in_that_panel_alone():
+    metrics = example_sweep()
+    metrics["cells"][0]["attacks"]["decoding"]["mean"] = None
+    panels = points_of(utility_picture(parsed(metrics)))
+    hollow = [[is_hollow for _, is_hollow in points].count(True) for _, points in panels]
+    assert hollow == [1, 2]
+
+
+def test_every_panel_shows_the_untouched_model():
+    figure = Canvas(figsize=(6, 6))
+    metrics = parsed(example_sweep())
+    for picture in (utility_picture(metrics), size_picture(metrics)):
+        figure.clear()
+        picture.draw(figure)
+        for axes in figure.axes:
+            name = "decoding" if axes.get_title(loc="left").startswith("decoding") else "bare"
+            level = {"bare": 4 / 48, "decoding": 2 / 40}[name]
+            lines = [line.get_ydata() for line in axes.lines if line.get_linestyle() == "--"]
+            assert list(lines[0]) == [level, level]
+
+
+def test_a_run_before_rates_as_judged_were_kept_still_opens(tmp_path):
+    metrics = example_sweep()
+    for part in (metrics["baseline"], *metrics["cells"]):
+        for found in part["attacks"].values():
+            del found["mean_as_judged"], found["also_judged"]
+    assert "top-0.01" in text_of(tmp_path, metrics)
+
+
+def test_the_size_is_drawn_for_every_attack_and_every_unit():
+    panels = points_of(size_picture(parsed(example_sweep())))
+    counts = [(title, len(points)) for title, points in panels]
+    bare, decoding = "bare request", "decoding, mean of 2"
+    assert counts == [(bare, 5), (bare, 1), (decoding, 5), (decoding, 1)]  # weights, then ranks
 
 
 def test_the_spread_of_controls_counts_those_that_are_destroyed():

@@ -181,6 +181,25 @@ def test_an_adapter_shows_its_values_and_holds_no_set(tmp_path):
     assert "None was set." in words
 
 
+@pytest.mark.parametrize(
+    ("protect", "shown"),
+    [
+        ("freeze", "Held 329,012 weights bit-identical, checked after training"),
+        ("lora-entry", "Held 329,012 weights with a change of exactly zero, checked after"),
+        ("warp", "Held coefficients, which moved by at most 3.2e\u22128 of the largest"),
+    ],
+)
+def test_what_was_found_to_be_held_stands_beside_the_training(protect, shown, tmp_path):
+    assert shown in page(tmp_path, example_tune(protect)).words
+
+
+def test_a_run_that_looked_at_nothing_says_nothing_of_it(tmp_path):
+    older = example_tune()
+    del older["training"]["protection"]
+    for metrics in (older, example_tune("lora")):
+        assert "checked after training" not in page(tmp_path, metrics).words
+
+
 def test_a_long_loss_is_smoothed_and_a_short_one_is_not():
     assert running_mean([1.0] * 29, 10) == []
     assert running_mean([float(i) for i in range(30)], 10)[:2] == [4.5, 5.5]

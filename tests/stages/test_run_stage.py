@@ -55,6 +55,20 @@ def test_an_interrupted_stage_goes_on_with_its_own_part(tmp_path, counted):
     assert not (tmp_path / "a" / ".inputs").exists()
 
 
+def test_what_is_not_final_is_recorded_and_done_again_with_what_is_there(tmp_path, counted):
+    def unsure(folder):
+        return counted(folder)._replace(is_final=counted.runs > 1)
+
+    first, _ = run(tmp_path / "a", unsure)
+    assert (tmp_path / "a" / "run.json").exists()
+    (tmp_path / "a" / "rows.jsonl").write_text("7\n8\n9\n10\n")  # and is gone on with
+    again, was_there = run(tmp_path / "a", unsure)
+    assert (counted.runs, was_there) == (2, False)
+    assert read_lines(tmp_path / "a" / "rows.jsonl") == [7, 8, 9, 10]
+    assert again.result == first.result
+    assert run(tmp_path / "a", unsure)[1]
+
+
 def test_a_part_of_other_inputs_is_not_gone_on_with(tmp_path, counted):
     counted.dies_at = 2
     with pytest.raises(KeyboardInterrupt):

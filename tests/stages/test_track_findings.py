@@ -99,6 +99,8 @@ def test_of_a_destroyed_or_unjudged_model_no_fall_is_claimed(metrics):
     [
         (1.3, 0.01, "more"),
         (0.8, 0.01, "less"),
+        (1.05, 0.01, "no difference shown"),  # sure, and too small to matter
+        (0.95, 0.01, "no difference shown"),
         (1.3, 0.05, "no difference shown"),
         (1.3, None, "no difference shown"),
         (None, None, "not trainable"),

@@ -1,17 +1,19 @@
 """The cells of an audit: every critical set, and beside it the controls of the same size."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from transformers import PreTrainedModel
 
 from safetypin.artifacts import WeightMask
 from safetypin.audit._config import AuditConfig
 from safetypin.audit._effects import Effect, Rule
 from safetypin.audit._verdict import why_no_rise
-from safetypin.select import matched_random
+from safetypin.select import magnitude_match, matched_random
 from safetypin.stages import (
     complied_flags,
     finite,
@@ -21,7 +23,15 @@ from safetypin.stages import (
     set_name,
     why_destroyed,
 )
-from safetypin.statistics import paired_difference
+from safetypin.stages._tune_metrics import compared
+
+# what is compared prompt by prompt beside the ASR: the name in metrics.json, and that of `tune`
+CHANGES = {
+    "asr_change": "asr",
+    "degenerate_change": "degenerate",
+    "harmless_refused_change": "over_refusal",
+    "borderline_refused_change": "borderline_refusal",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,6 +85,15 @@ def cell_mask(cell: Cell, sets: Path, model: PreTrainedModel) -> WeightMask:
     return matched_random(read_set(sets, cell.of), model, seed=cell.seed, match=match)
 
 
+def magnitudes(
+    cell: Cell, mask: WeightMask, sets: Path, model: nn.Module
+) -> dict[str, float | None] | None:
+    """Return how large the weights of a matched control and of its set are; None for others."""
+    if cell.arm != "matched":
+        return None
+    return magnitude_match(read_set(sets, cell.of), mask, model).to_json()
+
+
 def why_no_cells(baseline: Mapping[str, Any], rule: Rule) -> str | None:
     """Return why no set is worth trying on the untouched model; None where one is.
 
@@ -100,7 +119,7 @@ def describe_cell(
     measured = read_perplexity(result["perplexity"])
     ratio = measured.ratio(read_perplexity(baseline["perplexity"]))
     destroyed = why_destroyed(found, before, ratio, rule.max_degenerate)
-    flags = [complied_flags(side["verdicts"]["harmful"]) for side in (baseline, result)]
+    paired = _paired(baseline, result, rule)
     shown = {name: rate.to_json() for name, rate in found.items()}
     if destroyed:
         shown["asr"] = None  # type: ignore[assignment]
@@ -122,8 +141,23 @@ def describe_cell(
         "perplexity_loss": finite(sum(measured.losses)),
         "perplexity_tokens": measured.num_tokens,
         "perplexity_ratio": finite(ratio),
-        "asr_change": None if destroyed else paired_difference(*flags).to_json(),
+        "perplexity_interval": _interval(paired["perplexity_ratio"]),
+        **{name: paired[of] for name, of in CHANGES.items()},
+        "magnitudes": result.get("magnitudes"),
     }
+
+
+def _paired(baseline: Mapping[str, Any], result: Mapping[str, Any], rule: Rule) -> dict[str, Any]:
+    """Return what changed on the same prompts and texts, by the names of a fine-tune's."""
+    before, after = ({**side, "task": None} for side in (baseline, result))
+    found: dict[str, Any] = compared(before, after, rule.max_degenerate)["paired"]
+    return found
+
+
+def _interval(ratio: Mapping[str, Any] | None) -> list[float] | None:
+    """Return the interval of a perplexity ratio, None where there is none."""
+    ends: list[float] | None = ratio["interval"] if ratio else None
+    return ends if ends and all(map(math.isfinite, ends)) else None
 
 
 def effects(
@@ -131,14 +165,21 @@ def effects(
 ) -> list[Effect]:
     """Return what the verdict needs of each cell."""
     return [
-        Effect(
-            id=cell["id"],
-            arm=cell["arm"],
-            of=cell["of"],
-            fraction=cell["fraction"],
-            complied=complied_flags(results[cell["id"]]["verdicts"]["harmful"]),
-            perplexity_ratio=cell["perplexity_ratio"],
-            destroyed=cell["destroyed"],
-        )
+        effect_of(cell, complied_flags(results[cell["id"]]["verdicts"]["harmful"]))
         for cell in cells
     ]
+
+
+def effect_of(cell: Mapping[str, Any], complied: Sequence[int | None] = ()) -> Effect:
+    """Return the effect of one cell of metrics.json."""
+    return Effect(
+        id=cell["id"],
+        arm=cell["arm"],
+        of=cell["of"],
+        fraction=cell["fraction"],
+        complied=complied,
+        perplexity_ratio=cell["perplexity_ratio"],
+        destroyed=cell["destroyed"],
+        degenerate=cell["degenerate"]["value"],
+        perplexity_interval=cell["perplexity_interval"],
+    )

@@ -65,7 +65,9 @@ class AuditConfig(BaseModel):
     score_batch_size: int = Field(default=8, ge=1)
     targets: tuple[str, ...] | None = None
     group: str = "matrix"
-    q: tuple[float, ...] = (0.001, 0.0025, 0.005, 0.01, 0.02)
+    # each size costs a critical set and all its controls, so the steps are wide above 0.25 %: a
+    # smallest share is worth little where the smallest size that was tried already does it
+    q: tuple[float, ...] = (0.0002, 0.0005, 0.001, 0.0025, 0.01, 0.02)
     p: tuple[float, ...] | None = None
     overlap_fraction: float = 0.05
     controls: tuple[str, ...] = ("random", "matched", "top_utility")

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from safetypin.artifacts import PromptSet, RunRecord
-from safetypin.audit._cells import Cell, describe_cell, effects, planned_cells
+from safetypin.audit._cells import Cell, describe_cell, effect_of, effects, planned_cells
 from safetypin.audit._config import AuditConfig
 from safetypin.audit._effects import Rule
 from safetypin.audit._verdict import decide
@@ -130,8 +130,8 @@ def _shown_cell(verdict: Mapping[str, Any], cells: list[dict[str, Any]]) -> str 
         return str(verdict["cell"])
     critical = [cell for cell in cells if cell["arm"] == "critical"]
     alive = [cell for cell in critical if cell["asr_change"]]
-    limit = verdict["rule"]["max_perplexity_ratio"]
-    spoken = [cell for cell in alive if (cell["perplexity_ratio"] or limit) < limit]
+    rule = Rule(**verdict["rule"])
+    spoken = [cell for cell in alive if effect_of(cell).keeps_language(rule)]
     if chosen := spoken or alive:
         return str(max(chosen, key=lambda cell: cell["asr_change"]["value"] or 0.0)["id"])
     return str(critical[0]["id"]) if critical else None

@@ -1,6 +1,5 @@
 """The stages of an audit in order, each once, then metrics.json and report.html."""
 
-import dataclasses
 import json
 import time
 from collections.abc import Mapping
@@ -13,16 +12,14 @@ from safetypin.artifacts import (
     PromptSet,
     RunRecord,
     read_json,
-    read_mask,
-    read_scores,
     write_json,
 )
-from safetypin.audit._cells import Cell, cell_mask, planned_cells, why_no_cells
+from safetypin.audit._cells import Cell, cell_mask, magnitudes, planned_cells, why_no_cells
 from safetypin.audit._config import AuditConfig
-from safetypin.audit._effects import RANDOM_ARMS
+from safetypin.audit._cut import cut
 from safetypin.audit._folder import check_folder
 from safetypin.audit._metrics import examples, metrics, rule_of
-from safetypin.audit._plan import KNOWS_NO_PROMPTS, SCORE_SETS, answering_of, scoring_of, suite_of
+from safetypin.audit._plan import SCORE_SETS, answering_of, scoring_of, suite_of
 from safetypin.audit._prompts import check_prompts, read_prompts, short_sets
 from safetypin.evaluate import judge_options
 from safetypin.intervene import pruned
@@ -30,14 +27,11 @@ from safetypin.models import coverage, load_model, model_id
 from safetypin.report import write_report
 from safetypin.stages import (
     EVENTS_FILE,
-    HALF_FILES,
     MIN_CALIBRATION,
-    SCORES_FILE,
     UNITS_PER_EXAMPLE,
     Output,
     Reporter,
     calibrate,
-    cut_sets,
     discard,
     evaluate_model,
     held,
@@ -238,33 +232,14 @@ class _Audit:
         return True
 
     def _sets(self) -> RunRecord:
-        record = self.stage("sets", self._sets_inputs(), self._cut)
+        def compute(folder: Path) -> Output:
+            return cut(folder, self.out, self.config, self.records)
+
+        record = self.stage("sets", self._sets_inputs(), compute)
         if not self.config.keep_scores:
             for name in SCORE_SETS:
                 discard(self.out / f"scores-{name}")
         return record
-
-    def _cut(self, folder: Path) -> Output:
-        folders = {name: self.out / f"scores-{name}" for name in SCORE_SETS}
-        output = cut_sets(
-            folder,
-            read_scores(folders["safety"] / SCORES_FILE),
-            read_scores(folders["utility"] / SCORES_FILE),
-            self.config.grid,
-            group=self.config.group,
-            overlap_fraction=self.config.overlap_fraction,
-            halves={
-                name: [read_mask(path / file) for file in HALF_FILES]
-                for name, path in folders.items()
-                if self.config.method not in KNOWS_NO_PROMPTS
-            },
-            tops=[arm for arm in self.config.controls if arm.startswith("top_")],
-            with_random=any(arm in RANDOM_ARMS for arm in self.config.controls),
-        )
-        kept = {name: f"{name}.record.json" for name in SCORE_SETS}
-        for name, file in kept.items():
-            write_json(folder / file, dataclasses.asdict(self.records[f"scores-{name}"]))
-        return Output(output.result, [*output.files, *kept.values()])
 
     def _cell(self, cell: Cell, sets: RunRecord) -> None:
         fingerprint = sets.result["sets"][cell.of]["fingerprint"]
@@ -272,8 +247,10 @@ class _Audit:
 
         def compute(folder: Path) -> Any:  # noqa: ANN401
             mask = cell_mask(cell, self.out / "sets", self.model)
+            sizes = magnitudes(cell, mask, self.out / "sets", self.model)
             with pruned(self.model, mask):
-                return self._baseline(folder)
+                output = self._baseline(folder)
+            return output._replace(result={**output.result, "magnitudes": sizes})
 
         self.stage(f"cells/{cell.id}", inputs, compute)
 

@@ -24,6 +24,7 @@ from safetypin.cli._options import (
 from safetypin.evaluate import judge_names
 from safetypin.report import print_summary
 from safetypin.scores import SCORERS
+from safetypin.stages import idle_audit_options, refuse_idle
 
 BRITTLE, UNDECIDED = 1, 3
 SOURCES, SCORES, SETS, RULE = "Prompts", "Scores and answers", "Sets and controls", "Verdict"
@@ -66,7 +67,7 @@ def audit(
     judge: Annotated[str | None, _option(f"One of {judge_names()}.", SCORES)] = None,
     judge_option: JudgeOption = None,
     method: Annotated[str | None, _option(f"One of {', '.join(SCORERS)}.", SCORES)] = None,
-    counted: Annotated[str | None, _option("Tokens that Wanda counts: response, predictive, prompt, last, all.", SCORES)] = None,
+    counted: Annotated[str | None, _option("Tokens that Wanda and SparseGPT count: response, predictive, prompt, last, all.", SCORES)] = None,
     reduction: Annotated[str | None, _option("SNIP's loss over a response: mean, or sum as the paper writes.", SCORES)] = None,
     score_batch_size: Annotated[int | None, _option("Prompts in a batch of scores.", SCORES)] = None,
     targets: Annotated[str | None, _option("Modules to score, comma-separated patterns.", SCORES)] = None,
@@ -99,6 +100,7 @@ def audit(
             f"--fail-if-brittle must be in (0, 1], got {fail_if_brittle:g}; 1 % is 0.01"
         )
     settings = make_config(model, preset, config, options)
+    refuse_idle(options, idle_audit_options(settings.method, settings.controls))
     reporter = reporting(out, quiet=quiet, verbose=verbose)
     metrics = run_audit(settings, out, reporter=reporter)
     console = Console()

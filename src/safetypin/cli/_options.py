@@ -31,6 +31,13 @@ DeviceOption = Annotated[
 PlainOption = Annotated[
     bool, typer.Option("--plain", help="Send prompts as plain text, without a chat template.")
 ]
+SetOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Which set of an audit, such as q0.01-p0.01; the verdict's where none is named.",
+        show_default=False,
+    ),
+]
 SystemOption = Annotated[str | None, typer.Option(help="System prompt.")]
 JudgeOption = Annotated[
     list[str] | None,

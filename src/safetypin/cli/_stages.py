@@ -16,6 +16,7 @@ from safetypin.cli._options import (
     OutOption,
     PlainOption,
     QuietOption,
+    SetOption,
     SystemOption,
     VerboseOption,
     names,
@@ -43,9 +44,9 @@ def score(
     ] = "all",
     num_prompts: Annotated[int | None, typer.Option(min=1, help="Take a random sample of so many, as an audit does.")] = None,
     prompt_column: Annotated[str, typer.Option(help="Column of the prompt in files.")] = "prompt",
-    counted: Annotated[str, typer.Option(help="Tokens that Wanda counts.")] = "response",
-    reduction: Annotated[str, typer.Option(help="SNIP's loss over a response: mean or sum.")] = "mean",
-    batch_size: Annotated[int, typer.Option(min=1, help="Prompts in a batch.")] = 8,
+    counted: Annotated[str | None, typer.Option(help="Tokens that Wanda and SparseGPT count: response (the default), predictive, prompt, last or all.", show_default=False)] = None,
+    reduction: Annotated[str | None, typer.Option(help="SNIP's loss over a response: mean (the default) or sum.", show_default=False)] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Prompts in a batch of scores; 8 where left out.", show_default=False)] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Where an own answer is cut off.")] = 32,
     targets: Annotated[str | None, typer.Option(help="Modules to score, comma-separated patterns.")] = None,
     judge: Annotated[str, typer.Option(help="Judge of own answers.")] = "phrases",
@@ -64,14 +65,16 @@ def score(
     """
     how = stages.Scoring(
         method=method,
-        counted=counted,
-        reduction=reduction,
-        batch_size=batch_size,
+        counted=counted or stages.Scoring.counted,
+        reduction=reduction or stages.Scoring.reduction,
+        batch_size=batch_size or stages.Scoring.batch_size,
         targets=names(targets),
         seed=seed,
         plain=plain,
         system=system,
     )
+    given = {"counted": counted, "reduction": reduction, "batch_size": batch_size}
+    stages.refuse_idle(given, stages.idle_score_options(method))
     record = stages.score_files(
         model=model,
         prompts=prompts,
@@ -111,7 +114,7 @@ def select(
     pattern: Annotated[str | None, typer.Option(help="Take N of every M neighbouring inputs of a row, such as 2:4, in place of --q, --p and --group.", show_default=False)] = None,
     safest: Annotated[bool, typer.Option("--safest", help="Take the lowest safety scores: the weights that safety needs least.")] = False,
     control: Annotated[str | None, typer.Option(help="Save a control of the set's size instead: random, matched, top_utility or top_safety.", show_default=False)] = None,
-    seed: Annotated[int, typer.Option(help="Seed of a random control.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Seed of --control random and matched; 0 where left out.", show_default=False)] = None,
     model: Annotated[str | None, typer.Option(help="The scored model; --control random and matched need it.", show_default=False)] = None,
 ) -> None:  # fmt: skip
     """Select the safety-critical set: the top q of safety minus the top p of utility.
@@ -120,6 +123,8 @@ def select(
     """
     if pattern is not None:
         refuse_beside("--pattern", {"--q": q, "--p": p, "--group": group})
+    idle = stages.idle_select_options(control, subtracts=utility is not None)
+    stages.refuse_idle({"p": p, "seed": seed, "model": model}, idle)
     record = stages.select_files(
         safety=safety,
         utility=utility,
@@ -130,7 +135,7 @@ def select(
         pattern=pattern,
         safest=safest,
         control=control,
-        seed=seed,
+        seed=seed or 0,
         model=model,
     )
     result = record.result
@@ -142,8 +147,9 @@ def select(
 
 def prune(
     model: ModelArgument,
-    mask: Annotated[Path, typer.Option(help="The set: a folder of `select`.", show_default=False)],
+    mask: Annotated[Path, typer.Option(help="The set: a folder of `select` or of an audit.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder of the pruned model.", show_default=False)],
+    set: SetOption = None,
     reference: Annotated[str | None, typer.Option(help="Take this model's values instead of zero.")] = None,
     any_model: Annotated[bool, typer.Option("--any-model", help="Use a set of another model of the same shape.")] = False,
     dtype: Annotated[str, typer.Option(help="checkpoint (as MODEL is saved), float32, bfloat16 or float16.")] = "checkpoint",
@@ -153,7 +159,13 @@ def prune(
     Example: `safetypin prune smollm2-aligned --mask runs/set --out runs/pruned`
     """
     record = stages.prune_files(
-        model=model, mask=mask, out=out, reference=reference, any_model=any_model, dtype=dtype
+        model=model,
+        mask=mask,
+        chosen_set=set,
+        out=out,
+        reference=reference,
+        any_model=any_model,
+        dtype=dtype,
     )
     typer.echo(f"{record.result['num_selected']:,} weights removed, the model is in {out}")
 
@@ -161,7 +173,8 @@ def prune(
 def evaluate(
     model: ModelArgument,
     out: OutOption,
-    mask: Annotated[Path | None, typer.Option(help="Evaluate with this set removed.")] = None,
+    mask: Annotated[Path | None, typer.Option(help="Evaluate with this set removed: a folder of `select` or of an audit.")] = None,
+    set: SetOption = None,
     reference: Annotated[str | None, typer.Option(help="Give the set this model's values instead of zero.", show_default=False)] = None,
     harmful: Annotated[str | None, typer.Option(help="Harmful prompts, for the ASR.")] = "builtin-harmful:evaluation",
     harmless: Annotated[str | None, typer.Option(help="Harmless prompts, for over-refusal.")] = "builtin-harmless:evaluation",
@@ -226,6 +239,7 @@ def evaluate(
     summary = stages.evaluate_files(
         model=model,
         mask=mask,
+        chosen_set=set,
         reference=reference,
         out=out,
         sources={kind: source for kind, source in sources.items() if source},

@@ -63,7 +63,7 @@ def track(
     control: Annotated[str | None, _option("A run that held nothing, for the overlap: as RUN.", SCORES)] = None,
     rescore: Annotated[bool | None, typer.Option("--rescore/--no-rescore", help="Score both models, for score dynamics and overlaps.", rich_help_panel=SCORES, show_default=False)] = None,
     method: Annotated[str | None, _option(f"One of {', '.join(SCORERS)}; snip where none is given.", SCORES)] = None,
-    counted: Annotated[str | None, _option("Tokens that Wanda counts: response, predictive, prompt, last, all.", SCORES)] = None,
+    counted: Annotated[str | None, _option("Tokens that Wanda and SparseGPT count: response, predictive, prompt, last, all.", SCORES)] = None,
     reduction: Annotated[str | None, _option("SNIP's loss over a response: mean, or sum as the paper writes.", SCORES)] = None,
     score_batch_size: Annotated[int | None, _option("Prompts in a batch of scores.", SCORES)] = None,
     targets: Annotated[str | None, _option("Modules to score, comma-separated patterns.", SCORES)] = None,

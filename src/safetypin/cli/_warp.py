@@ -81,6 +81,9 @@ KeepGroupOption = Annotated[str | None, _option("Take the share in each matrix, 
 ImportanceOption = Annotated[str | None, _option("gradient, or as a control random or bottom; gradient.")]  # fmt: skip
 FormOption = Annotated[str | None, _option("Hold single coefficients (entry) or whole directions (column), as adapters need.")]  # fmt: skip
 SampleSeedOption = Annotated[int | None, _option("Seed of samples of prompts and of random controls; 0.")]  # fmt: skip
+DrawSeedOption = Annotated[
+    int | None, _option("Seed of a random mask; the seed of the samples where none is given.")
+]
 DataOption = Annotated[str | None, _option("Examples of the task to train on, with responses.")]
 NumDataOption = Annotated[int | None, _option("Take so many, at random; all where none is given.")]
 EvalDataOption = Annotated[str | None, _option("Held-out examples for the task loss; a part of --data where none are given.")]  # fmt: skip
@@ -207,7 +210,7 @@ def importance_(
     keep_group: KeepGroupOption = None,
     importance: ImportanceOption = None,
     form: FormOption = None,
-    sample_seed: SampleSeedOption = None,
+    draw_seed: DrawSeedOption = None,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:

@@ -63,6 +63,7 @@ def scores(track: Metrics) -> dict[str, Any] | None:
         if row["score"] == "safety"
     }
     own, control = rows["tuned", "critical"], rows.get(("control", "critical"))
+    beside = control and control["against_matched"]
     relative, noise = own["against_matched"], rows["noise", "critical"]["against_matched"]
     return {
         "drop": own["drop"],
@@ -71,14 +72,14 @@ def scores(track: Metrics) -> dict[str, Any] | None:
         "relative_interval": relative and relative["interval"],
         "relative_noise": noise and noise["value"],
         "control_drop": control and control["drop"],
+        "control_relative_drop": beside and beside["value"],
         "rank_change": own["rank_change"],
     }
 
 
-def overlap(track: Metrics) -> dict[str, Any] | None:
-    """Return how much of the critical set is in the one made anew; None where none was made."""
+def overlaps(track: Metrics) -> dict[str, dict[str, Any]]:
+    """Return by set how much of it is in the one made anew; nothing where none was made."""
     if not track["overlap"]:
-        return None
-    row = next(row for row in track["overlap"]["rows"] if row["group"] == "critical")
+        return {}
     keys = ("share", "jaccard", "chance_jaccard", "noise_jaccard", "control_jaccard")
-    return {key: row[key] for key in keys}
+    return {row["group"]: {key: row[key] for key in keys} for row in track["overlap"]["rows"]}

@@ -17,6 +17,7 @@ from safetypin.stages import (
     TrackConfig,
     TuneConfig,
     discard,
+    discard_coefficients,
     discard_scores,
     held,
     identify,
@@ -31,9 +32,14 @@ from safetypin.stages import (
 ROTATED_STAGES: dict[str, tuple[str, ...]] = {
     "calibration-safety": (),
     "basis": ("rotation", "targets", "layers"),
+    "coefficients": ("rotation", "targets", "layers"),
     "set": ("rotation", "targets", "layers", "importance", "keep_ratio", "keep_group", "protect"),
 }
-DRAWS = {"basis": ("rotation",), "set": ("rotation", "importance")}  # random: by the seed too
+DRAWS = {
+    "basis": ("rotation",),
+    "coefficients": ("rotation",),
+    "set": ("rotation", "importance"),
+}  # random: by the seed too
 
 SOURCES = ("data", "eval_data", "attack", "harmless", "borderline", "text", "safety", "utility")
 # what the tracks of one experiment have in common beside scores and answers
@@ -93,6 +99,8 @@ class _Running:
             self._tune(run)
             if run.track is not None:
                 self._track(run, run.track)
+        for run in self.plan.runs:
+            discard_coefficients(self._folder(run, "tune"))
         found = write_all(self.plan, self.set, self.parts, self.started)
         if self.plan.identify is not None and not self.plan.identify.keep_scores:
             discard_scores(self.plan.out / IDENTIFY)

@@ -8,7 +8,7 @@ from typing import Any
 
 from safetypin.artifacts import RunRecord, read_json, write_json
 from safetypin.experiment._compare import decide_protections, read_outcomes
-from safetypin.experiment._evidence import movement, outcome, overlap, scores
+from safetypin.experiment._evidence import movement, outcome, overlaps, scores
 from safetypin.experiment._file import Arm
 from safetypin.experiment._plan import Plan, Run
 from safetypin.experiment._spread import spread
@@ -84,12 +84,14 @@ def _row(out: Path, run: Run, parts: Parts) -> dict[str, Any]:
         row["reports"][kind] = f"{name}/report.html" if name in parts else None
     row["outcome"] = outcome(read_json(out / run.name / "tune" / METRICS_FILE))
     if run.track is None:
-        return row | {"drift": None, "scores": None, "overlap": None}
+        return row | {"drift": None, "scores": None, "overlap": None, "overlaps": {}}
     found = read_json(out / run.name / "track" / METRICS_FILE)
+    made_anew = overlaps(found)
     return row | {
         "drift": movement(found),
         "scores": scores(found),
-        "overlap": overlap(found),
+        "overlap": made_anew.get("critical"),
+        "overlaps": made_anew,
     }
 
 

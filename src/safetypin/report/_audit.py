@@ -45,6 +45,8 @@ def audit_page(metrics: Metrics, examples: Examples | None) -> str:
         facts=_headline.facts(metrics),
         controls=_headline.controls(metrics),
         checks=_headline.checks(metrics),
+        mismatches=_headline.mismatches(metrics),
+        magnitudes=_headline.magnitudes,
         carrying=_headline.carrying_cell(metrics),
         groups=_headline.cell_groups(metrics),
         concentration=_headline.concentration(metrics.where) if metrics.where else None,

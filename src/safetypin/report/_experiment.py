@@ -13,13 +13,23 @@ from safetypin.report import _words
 from safetypin.report._console import print_judge
 from safetypin.report._experiment_figures import trade_picture
 from safetypin.report._experiment_metrics import ExperimentMetrics
-from safetypin.report._experiment_words import COLUMNS, SHORT, headline, table_rows
+from safetypin.report._experiment_words import (
+    COLUMNS,
+    OVERLAP_COLUMNS,
+    SCORE_COLUMNS,
+    SHORT,
+    headline,
+    overlap_rows,
+    score_rows,
+    table_rows,
+)
 from safetypin.report._html import render, write_page
 from safetypin.report._read import METRICS_FILE, parse, read
 
 CONTENTS = {
     "verdict": "Verdict",
     "table": "All trainings",
+    "scores": "Scores and sets",
     "reading": "How to read it",
     "run": "What ran",
 }
@@ -40,14 +50,20 @@ def experiment_page(metrics: ExperimentMetrics) -> str:
     """Return the page."""
     settings = [(name, _words.value(value)) for name, value in metrics.settings.items()]
     compares = metrics.set_ is None
+    scores, sets = score_rows(metrics), overlap_rows(metrics)
+    contents = {name: text for name, text in CONTENTS.items() if name != "scores" or scores or sets}
     return render(
         "experiment.html.j2",
-        CONTENTS,
+        contents,
         m=metrics,
         trade=trade_picture(metrics).inline() if compares else None,
         headline=headline(metrics),
         columns=COLUMNS,
         rows=table_rows(metrics),
+        score_columns=SCORE_COLUMNS,
+        score_rows=scores,
+        overlap_columns=OVERLAP_COLUMNS,
+        overlap_rows=sets,
         settings=settings,
     )
 

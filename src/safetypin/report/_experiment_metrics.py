@@ -49,11 +49,12 @@ class Scores(Part):
     relative_interval: Interval | None
     relative_noise: float | None
     control_drop: float | None
+    control_relative_drop: float | None = None
     rank_change: float
 
 
 class Overlap(Part):
-    """How much of the critical set is in the one that is made anew."""
+    """How much of a set is in the one that is made anew, beside what it would be otherwise."""
 
     share: float | None
     jaccard: float | None
@@ -78,6 +79,7 @@ class TrainingRow(Part):
     drift: Movement | None
     scores: Scores | None
     overlap: Overlap | None
+    overlaps: dict[str, Overlap] = Field(default_factory=dict)
 
 
 class Spread(Part):

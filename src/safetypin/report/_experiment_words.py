@@ -11,9 +11,10 @@ from safetypin.report._experiment_metrics import (
     TrainingRow,
 )
 
+# the page leaves the last one to its table of sets
 COLUMNS = (
     "ASR before", "ASR after", "change, points", "harmless refused", "perplexity",
-    "task perplexity", "set's scores, relative", "moved", "Jaccard",
+    "task perplexity", "scores, relative", "moved", "Jaccard",
 )  # fmt: skip
 
 
@@ -118,6 +119,56 @@ def _with_sd(found: Spread, factor: float, digits: int, *, signed: bool = False)
     write = _words.signed if signed else _words.decimal
     sd = "" if found.sd is None else f" ± {_words.decimal(abs(factor) * found.sd, digits)}"
     return f"{write(factor * found.mean, digits)}{sd}"
+
+
+SCORE_COLUMNS = ("mean score", "relative", "95 % interval", "noise floor", "control, relative")
+OVERLAP_COLUMNS = ("set", "found again", "Jaccard", "noise floor", "control", "chance")
+
+
+def score_rows(metrics: ExperimentMetrics) -> list[TableRow]:
+    """Return what became of the critical set's safety scores in every training."""
+    rows = []
+    for arm in metrics.arms:
+        for run in arm.runs:
+            if run.scores is None:
+                continue
+            one, ends = run.scores, run.scores.relative_interval
+            low_high = _words.NONE
+            if ends is not None:
+                low_high = " to ".join(_words.percent_change(-end) for end in reversed(ends))
+            cells = (
+                _fall(one.drop),
+                _fall(one.relative_drop),
+                low_high,
+                _fall(one.relative_noise),
+                _fall(one.control_relative_drop),
+            )
+            rows.append(TableRow(label=f"{arm.arm} {run.seed}", cells=cells))
+    return rows
+
+
+def _fall(drop: float | None) -> str:
+    return _words.NONE if drop is None else _words.percent_change(-drop)
+
+
+def overlap_rows(metrics: ExperimentMetrics) -> list[TableRow]:
+    """Return how much of each set is in the one made anew, beside noise, control and chance."""
+    return [
+        TableRow(
+            label=f"{arm.arm} {run.seed}",
+            cells=(
+                name.replace("_", " "),
+                _words.NONE if found.share is None else _words.percent(found.share),
+                _words.decimal(found.jaccard),
+                _words.decimal(found.noise_jaccard),
+                _words.decimal(found.control_jaccard),
+                _words.decimal(found.chance_jaccard),
+            ),
+        )
+        for arm in metrics.arms
+        for run in arm.runs
+        for name, found in run.overlaps.items()
+    ]
 
 
 def headline(metrics: ExperimentMetrics) -> str:

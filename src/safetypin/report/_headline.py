@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from safetypin.report import _words
 from safetypin.report._metrics import AuditVerdict, Cell, Control, Grid, Metrics, Rule
 
+# a control matched on |w| whose mean |w| is further from its set's than this is no match
+MAX_MISMATCH = 0.05
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Fact:
@@ -38,8 +41,18 @@ def carrying_cell(metrics: Metrics) -> Cell | None:
 
 
 def keeps_language(cell: Cell, rule: Rule) -> bool:
-    """Whether perplexity stays under the limit of the rule."""
+    """Whether perplexity and degenerate answers stay under the limits of the rule."""
+    return _is_fluent(cell, rule) and not _loops(cell, rule)
+
+
+def _is_fluent(cell: Cell, rule: Rule) -> bool:
     return cell.perplexity_ratio is not None and cell.perplexity_ratio < rule.max_perplexity_ratio
+
+
+def _loops(cell: Cell, rule: Rule) -> bool:
+    """Whether the share of degenerate answers is not under that of the rule; 0 always is."""
+    found = cell.degenerate.value or 0.0
+    return found > 0 and found >= rule.max_degenerate
 
 
 def sentence(metrics: Metrics) -> str:
@@ -71,7 +84,8 @@ def facts(metrics: Metrics) -> list[Fact]:
     """Return the three numbers that carry the verdict."""
     cell = carrying_cell(metrics)
     carried = cell is not None and cell.id == metrics.verdict.cell
-    size = _size(cell, metrics.verdict) if cell and carried else _tried(metrics)
+    tried = critical_cells(metrics)
+    size = _size(cell, metrics.verdict, tried[0].fraction) if cell and carried else _tried(metrics)
     return [size, _effect(metrics, cell, carried), _strongest_control(metrics, cell)]
 
 
@@ -115,15 +129,44 @@ def checks(metrics: Metrics) -> list[Check]:
         ),
         Check(
             rule=f"perplexity stays under {rule.max_perplexity_ratio:g}\u00d7",
-            measured=_words.ratio(cell.perplexity_ratio),
-            met=None if cell.perplexity_ratio is None else keeps_language(cell, rule),
+            measured=_perplexity(cell, rule),
+            met=None if cell.perplexity_ratio is None else _is_fluent(cell, rule),
         ),
         Check(
-            rule=f"at most {_words.percent(rule.max_degenerate)} of answers degenerate",
+            rule=f"under {_words.percent(rule.max_degenerate)} of answers degenerate",
             measured=f"{_words.rate(cell.degenerate)} ({_words.counts(cell.degenerate)})",
-            met=None if degenerate is None else degenerate <= rule.max_degenerate,
+            met=None if degenerate is None else not _loops(cell, rule),
         ),
     ]
+
+
+def _perplexity(cell: Cell, rule: Rule) -> str:
+    """Return the ratio with its interval, and whether the limit lies within."""
+    shown, found = _words.ratio(cell.perplexity_ratio), cell.perplexity_interval
+    if found is None:
+        return shown
+    reached = found[0] <= rule.max_perplexity_ratio <= found[1]
+    also = ", which includes the limit" if reached else ""
+    low, high = (_words.ratio(end) for end in found)
+    return f"{shown}, 95 % interval {low} to {high}{also}"
+
+
+def magnitudes(cell: Cell) -> str | None:
+    """Return how large the weights of a matched control are, and whether that is a match."""
+    found = cell.magnitudes or {}
+    ours, theirs = found.get("mean_control"), found.get("mean_set")
+    if ours is None or not theirs:
+        return None
+    off = ours / theirs - 1
+    warning = f"not matched, {abs(off):.0%} off: " if abs(off) > MAX_MISMATCH else ""
+    return f"{warning}mean |w| {_words.figures(ours)}, the set\u2019s {_words.figures(theirs)}"
+
+
+def mismatches(metrics: Metrics) -> list[str]:
+    """Return what is wrong with the matched controls of the carrying cell."""
+    head = carrying_cell(metrics)
+    found = [magnitudes(cell) for cell in metrics.cells if head and cell.of == head.id]
+    return [note for note in found if note and note.startswith("not matched")]
 
 
 def concentration(where: Grid) -> str | None:
@@ -153,15 +196,22 @@ def _rise(cell: Cell) -> float:
     return (cell.asr_change.value or 0.0) if cell.asr_change else 0.0
 
 
-def _size(cell: Cell, verdict: AuditVerdict) -> Fact:
+def _size(cell: Cell, verdict: AuditVerdict, smallest: float) -> Fact:
     notes = [
         f"{cell.num_selected:,} of {cell.num_weights:,} scored weights; "
         f"{_words.share(cell.fraction_of_all)} of all parameters"
     ]
-    if verdict.fraction_interval:
-        low, high = (_words.share(end) for end in verdict.fraction_interval)
-        within = f"95 % interval {low} to {high}" if low != high else "no smaller one may do it"
-        notes.append(f"{within}, of the sizes tried")
+    ends = verdict.fraction_interval or (cell.fraction, cell.fraction)
+    low, high = (_words.share(end) for end in ends)
+    # the sizes that were tried say nothing of those below them
+    is_smallest = ends[0] <= smallest
+    if low != high:
+        end = "; the low end is the smallest, a smaller one may do it" if is_smallest else ""
+        notes.append(f"95 % interval {low} to {high}, of the sizes tried{end}")
+    elif is_smallest:
+        notes.append("the smallest size tried; a smaller one may do it")
+    elif verdict.fraction_interval:
+        notes.append("no smaller one may do it, of the sizes tried")
     value = _words.share(cell.fraction if verdict.fraction is None else verdict.fraction)
     return Fact(label="Share of weights removed", value=value, notes=tuple(notes))
 

@@ -163,6 +163,11 @@ class Cell(Part):
     perplexity: float | None
     perplexity_ratio: float | None
     asr_change: Difference | None
+    perplexity_interval: Interval | None = None  # this and the rest: not in older files
+    degenerate_change: Difference | None = None
+    harmless_refused_change: Difference | None = None
+    borderline_refused_change: Difference | None = None
+    magnitudes: dict[str, float | None] | None = None  # of a matched control and its set
 
     @property
     def asr_value(self) -> float | None:
@@ -256,6 +261,7 @@ class Run(Part):
     platform: str
     num_threads: int
     commit: str | None
+    other_versions: list[dict[str, Any]] = []  # of stages that were kept; see `describe_run`
     stages: list[Stage]
     hashes: dict[str, str]
 

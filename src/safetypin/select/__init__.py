@@ -1,6 +1,6 @@
 """From scores to sets of weights, their matched controls and their overlaps."""
 
-from safetypin.select._directions import top_directions
+from safetypin.select._directions import bottom_directions, top_directions
 from safetypin.select._heads import Ties, random_heads, ties_at, top_heads
 from safetypin.select._matched import (
     MATCHES,
@@ -59,6 +59,7 @@ __all__ = [
     "SubspaceOverlap",
     "SubspaceOverlaps",
     "Ties",
+    "bottom_directions",
     "bottom_fraction",
     "bottom_n_of_m",
     "check_fraction",

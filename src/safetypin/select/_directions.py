@@ -17,12 +17,26 @@ def top_directions(scores: WeightScores, fraction: float | int) -> WeightMask:
     Raises:
         UserError: `fraction` is outside [0, 1], or a score is no finite number >= 0.
     """
+    return _directions(scores, fraction, is_top=True)
+
+
+def bottom_directions(scores: WeightScores, fraction: float | int) -> WeightMask:
+    """Select all coefficients of the directions that matter least: the control of the others.
+
+    Raises:
+        UserError: As of `top_directions`.
+    """
+    return _directions(scores, fraction, is_top=False)
+
+
+def _directions(scores: WeightScores, fraction: float | int, *, is_top: bool) -> WeightMask:
     check_fraction(fraction)
     tensors = {}
     for name in scores.tensors:
         score = checked(scores, name)
         is_transposed = name in scores.transposed
-        chosen = _highest(score.norm(dim=1 if is_transposed else 0), fraction).cpu()
+        size = score.norm(dim=1 if is_transposed else 0)
+        chosen = _highest(size if is_top else -size, fraction).cpu()
         shape = score.shape
         tensors[name] = (chosen[:, None] if is_transposed else chosen).expand(shape).contiguous()
     return WeightMask(tensors=tensors, model_id=scores.model_id, space=scores.space)

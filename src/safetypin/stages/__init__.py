@@ -36,7 +36,15 @@ from safetypin.stages._identify import (
     discard_scores,
     identify,
 )
-from safetypin.stages._idle import idle_track_options, idle_tune_options, refuse_idle
+from safetypin.stages._idle import (
+    idle_audit_options,
+    idle_contrast_options,
+    idle_score_options,
+    idle_select_options,
+    idle_track_options,
+    idle_tune_options,
+    refuse_idle,
+)
 from safetypin.stages._import import import_files
 from safetypin.stages._pair import Where
 from safetypin.stages._patch import patch_models
@@ -82,6 +90,7 @@ from safetypin.stages._share import share_stages
 from safetypin.stages._subject import Subject, model_inputs
 from safetypin.stages._track import track
 from safetypin.stages._track_config import TRACK_PRESETS, TrackConfig, make_track_config
+from safetypin.stages._track_findings import MIN_RATIO, SHARP_DROP
 from safetypin.stages._track_tables import write_table
 from safetypin.stages._tune import tune
 from safetypin.stages._tune_config import (
@@ -91,6 +100,7 @@ from safetypin.stages._tune_config import (
     TuneConfig,
     make_tune_config,
 )
+from safetypin.stages._warp_mask import discard_coefficients
 from safetypin.stages._warp_phases import warp_basis, warp_importance, warp_tune
 from safetypin.stages._zero_shot import (
     ProblemSuite,
@@ -108,9 +118,11 @@ __all__ = [
     "HALF_FILES",
     "IMPORTANCES",
     "MIN_CALIBRATION",
+    "MIN_RATIO",
     "ROTATIONS",
     "SCORES_FILE",
     "SCORE_STAGES",
+    "SHARP_DROP",
     "SUFFIXES_FILE",
     "TRACK_PRESETS",
     "TUNE_PRESETS",
@@ -150,6 +162,7 @@ __all__ = [
     "describe_run",
     "describe_zero_shot",
     "discard",
+    "discard_coefficients",
     "discard_scores",
     "environment",
     "evaluate_files",
@@ -161,6 +174,10 @@ __all__ = [
     "gcg_files",
     "held",
     "identify",
+    "idle_audit_options",
+    "idle_contrast_options",
+    "idle_score_options",
+    "idle_select_options",
     "idle_track_options",
     "idle_tune_options",
     "import_files",

@@ -98,7 +98,7 @@ def attack_model(
     Returns:
         `verdicts` and `reasons` by attack: for every prompt, one for each of its answers.
     """
-    verdicts, reasons = {}, {}
+    verdicts, reasons, outage = {}, {}, False
     for how in suite.attacks:
         done, keep = kept_answers(
             folder / answers_file(how.name),
@@ -123,8 +123,9 @@ def attack_model(
         judged = [[next(findings) for _ in row] for row in found]
         verdicts[how.name] = [[finding.verdict.value for finding in row] for row in judged]
         reasons[how.name] = [[finding.reason for finding in row] for row in judged]
+        outage |= any(finding.is_outage for row in judged for finding in row)
     files = [answers_file(how.name) for how in suite.attacks]
-    return Output({"verdicts": verdicts, "reasons": reasons}, files)
+    return Output({"verdicts": verdicts, "reasons": reasons}, files, not outage)
 
 
 def answers_file(name: str) -> str:
@@ -132,19 +133,28 @@ def answers_file(name: str) -> str:
     return f"responses-attack-{name}.jsonl"
 
 
-def describe_attacks(attacks: Mapping[str, Attack], result: Mapping[str, Any]) -> dict[str, Any]:
+def describe_attacks(
+    attacks: Mapping[str, Attack],
+    result: Mapping[str, Any],
+    max_degenerate: float = MAX_DEGENERATE,
+) -> dict[str, Any]:
     """Return the rates of every attack of a record, with how it asked.
 
-    `mean`, `any_of_n` and `by_variant` are None where the model no longer speaks, as in an audit.
+    `mean`, `any_of_n` and `by_variant` are None where the model no longer speaks, as in an audit;
+    `mean_as_judged` is what the judge says of it all the same.
     """
-    return {name: _describe(attacks[name], rows) for name, rows in result["verdicts"].items()}
+    return {
+        name: _describe(attacks[name], rows, max_degenerate)
+        for name, rows in result["verdicts"].items()
+    }
 
 
-def _describe(how: Attack, rows: list[list[str]]) -> dict[str, Any]:
+def _describe(how: Attack, rows: list[list[str]], max_degenerate: float) -> dict[str, Any]:
     found = attack_rates([[Verdict(verdict) for verdict in row] for row in rows])
     rates = found.to_json()
     share = found.degenerate.value or 0.0
-    destroyed = f"{share:.0%} of the answers are degenerate" if share > MAX_DEGENERATE else None
+    destroyed = f"{share:.0%} of the answers are degenerate" if share > max_degenerate else None
+    rates["mean_as_judged"] = rates["mean"]
     if destroyed:
         rates |= {"mean": None, "any_of_n": None, "by_variant": None}
     settings = dataclasses.asdict(how)

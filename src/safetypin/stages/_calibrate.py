@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from safetypin.artifacts import Prompt, PromptSet, Verdict, write_text
-from safetypin.evaluate import judge
+from safetypin.evaluate import judge_with_reasons
 from safetypin.stages._evaluate import answer
 from safetypin.stages._progress import Reporter
 from safetypin.stages._run import Output
@@ -38,6 +38,7 @@ def calibrate(
     A prompt set that comes with responses is taken as it is. `keep` None keeps every answer that
     has a token.
     """
+    outage = False
     if prompts.has_responses:
         kept = list(prompts)
         counts = {"num_asked": len(kept), "num_refused": None, "num_kept": len(kept)}
@@ -54,7 +55,9 @@ def calibrate(
             plain=plain,
             system=system,
         )
-        verdicts = judge(responses, judge_name, **judge_options)
+        findings = judge_with_reasons(responses, judge_name, **judge_options)
+        verdicts = [finding.verdict for finding in findings]
+        outage = any(finding.is_outage for finding in findings)
         kept = [
             dataclasses.replace(prompt, response=response.text)
             for prompt, response, verdict in zip(prompts, responses, verdicts, strict=True)
@@ -65,7 +68,7 @@ def calibrate(
     rows = [{"prompt": prompt.text, "response": prompt.response} for prompt in kept]
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     write_text(folder / CALIBRATION_FILE, text)
-    return Output(counts, [CALIBRATION_FILE])
+    return Output(counts, [CALIBRATION_FILE], not outage)
 
 
 def read_calibration(folder: Path, name: str) -> PromptSet:

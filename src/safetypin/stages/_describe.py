@@ -13,6 +13,7 @@ from safetypin.stages._evaluate import read_responses
 from safetypin.stages._rates import finite, rates, read_perplexity
 from safetypin.stages._run import environment, now
 
+VERSIONS = ("safetypin", "commit", "torch", "transformers")  # what a result may come out by
 NUM_EXAMPLES = {"harmful": 12, "harmless": 4, "borderline": 4}
 
 
@@ -77,13 +78,18 @@ def describe_evaluation(result: Mapping[str, Any]) -> dict[str, Any]:
 def describe_run(
     records: Mapping[str, RunRecord], reused: Mapping[str, bool], run: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return when, where and by which command a run was made, with the hashes of its files."""
+    """Return when, where and by which command a run was made, with the hashes of its files.
+
+    A stage is kept as long as its inputs are the same, whatever code made it. So the versions here,
+    which are today's, are not those of every stage; `other_versions` holds those that differ.
+    """
     about = environment()
     keys = ("command", "python", "torch", "transformers", "platform", "num_threads", "commit")
     return {
         **run,
         "finished": now(),
         **{key: about[key] for key in keys},
+        "other_versions": _other_versions(records, reused, about),
         "stages": [
             {"name": name, "seconds": record.seconds, "reused": reused[name]}
             for name, record in records.items()
@@ -94,6 +100,21 @@ def describe_run(
             for file, digest in record.files.items()
         },
     }
+
+
+def _other_versions(
+    records: Mapping[str, RunRecord], reused: Mapping[str, bool], about: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Return the kept stages that other versions than today's made, by what differs."""
+    groups: dict[tuple[tuple[str, Any], ...], list[str]] = {}
+    for name, record in records.items():
+        made = record.environment
+        # what an older record does not say is not known to differ
+        known = tuple((key, made[key]) for key in VERSIONS if key in made)
+        differs = tuple((key, value) for key, value in known if value != about[key])
+        if reused[name] and differs:
+            groups.setdefault(differs, []).append(name)
+    return [{"stages": names, "versions": dict(differs)} for differs, names in groups.items()]
 
 
 def example_rows(

@@ -142,7 +142,7 @@ def evaluate_model(
         `verdicts` and `reasons` by kind, in the order of the prompts; `perplexity` with the loss
         and token count of each text (a loss is None where it overflowed).
     """
-    verdicts, reasons = {}, {}
+    verdicts, reasons, outage = {}, {}, False
     for kind, prompts in suite.prompts.items():
         responses = answer(
             folder,
@@ -159,6 +159,7 @@ def evaluate_model(
         findings = judge_with_reasons(responses, suite.judge, **suite.judge_options)
         verdicts[kind] = [finding.verdict.value for finding in findings]
         reasons[kind] = [finding.reason for finding in findings]
+        outage |= any(finding.is_outage for finding in findings)
     result: dict[str, Any] = {"verdicts": verdicts, "reasons": reasons, "perplexity": None}
     if suite.text is not None:
         measured = perplexity(
@@ -172,7 +173,7 @@ def evaluate_model(
         reporter.advance(10.0 * len(suite.text))
         losses = [loss if math.isfinite(loss) else None for loss in measured.losses]
         result["perplexity"] = {"losses": losses, "counts": list(measured.counts)}
-    return Output(result, [f"responses-{kind}.jsonl" for kind in suite.prompts])
+    return Output(result, [f"responses-{kind}.jsonl" for kind in suite.prompts], not outage)
 
 
 def read_responses(folder: Path, kind: str) -> list[Response]:

@@ -15,6 +15,7 @@ from safetypin.intervene import pruned
 from safetypin.models import load_model, model_id
 from safetypin.prompts import load_prompts
 from safetypin.stages._attacks import MAX_DEGENERATE
+from safetypin.stages._audit_set import load_set, scored_hashes
 from safetypin.stages._describe import describe_judge, describe_run
 from safetypin.stages._evaluate import Suite, read_responses
 from safetypin.stages._evaluate_metrics import write_evaluation
@@ -29,8 +30,7 @@ from safetypin.stages._judges import compare_judges, describe_judges, split_opti
 from safetypin.stages._progress import Reporter
 from safetypin.stages._rates import finite, read_perplexity
 from safetypin.stages._run import Output, held, now, run_stage
-from safetypin.stages._score_files import PROMPT_HASHES, sampled
-from safetypin.stages._sets import load_mask
+from safetypin.stages._score_files import sampled
 from safetypin.stages._subject import model_inputs
 
 SHOWN = (Verdict.REFUSAL, Verdict.COMPLIED, Verdict.DEGENERATE)
@@ -60,16 +60,20 @@ def evaluate_files(
     reporter: Reporter,
     extras: Extras | None = None,
     reference: str | None = None,
+    chosen_set: str | None = None,
 ) -> dict[str, Any]:
     """Evaluate a model, whole or with a set removed; save and return the summary.
 
-    A removed set has the values of `reference` where one is named, zeros where not.
+    A removed set has the values of `reference` where one is named, zeros where not. Where `mask` is
+    an audit, `chosen_set` names one of its sets; the verdict's where it is None.
 
     Raises:
         UserError: Bad input.
     """
     if reference and not mask:
         raise UserError("--reference gives its values to a set; name one with --mask")
+    if chosen_set is not None and not mask:
+        raise UserError("--set chooses one of an audit's sets; name the audit with --mask")
     extras = extras or Extras()
     judges = split_options((judge_name, *extras.also_judges), judge_options)
     suite = Suite(
@@ -95,7 +99,7 @@ def evaluate_files(
         reporter.expect(sum(part.suite.units for part in parts.values()))
         loaded, tokenizer = load_model(model, dtype=dtype, device=device)
         identity = model_id(loaded)
-        chosen = load_mask(mask, identity, any_model=any_model) if mask else None
+        chosen = load_set(mask, chosen_set, identity, any_model=any_model) if mask else None
         other = load_model(reference, dtype=dtype, device=device)[0] if reference else None
         for part in parts.values():
             part.suite.check(loaded, tokenizer)
@@ -217,9 +221,9 @@ def _check_held_out(mask: Path, prompts: Mapping[str, PromptSet]) -> None:
     Raises:
         UserError: It was.
     """
-    scored_on = RunRecord.read(mask).inputs.get(PROMPT_HASHES, [])
+    scored_on = scored_hashes(mask)
     for kind, asked in prompts.items():
-        if shared := [text for key, text in asked.hashes.items() if key in set(scored_on)]:
+        if shared := [text for key, text in asked.hashes.items() if key in scored_on]:
             raise UserError(
                 f"the set in {mask} was scored on {len(shared)} of the {kind} prompts to evaluate "
                 f"on, first {shared[0][:60]!r}; use other prompts, or allow it with "

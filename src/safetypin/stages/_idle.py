@@ -5,12 +5,15 @@ of which each takes what it needs.
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from safetypin.artifacts import UserError
 from safetypin.intervene import PROTECTIONS
+from safetypin.stages._contrast_config import ContrastConfig
+from safetypin.stages._set_files import DRAWN, TOPS
+from safetypin.stages._settings import check_choice
 from safetypin.stages._track_config import TrackConfig
 from safetypin.stages._track_source import open_source
 from safetypin.stages._tune_config import TuneConfig
@@ -34,6 +37,8 @@ EVALUATION = (
     "num_text", "window", "max_degenerate", "allow_shared_prompts",
 )  # fmt: skip
 ANSWERS = ("max_new_tokens", "answer_batch_size", "judge", "judge_options", "prompt_column")
+COUNTING = ("wanda", "sparsegpt")  # methods that read an example's `counted` tokens
+PROMPTLESS = ("magnitude", "magnitude-difference", "random")
 SPELT = {"gates": "gate", "judge_options": "judge-option"}  # where the option has another name
 
 
@@ -60,6 +65,58 @@ def refuse_idle(given: Mapping[str, Any], idle: Iterable[Idle]) -> None:
             if given.get(name) is not None:
                 option = SPELT.get(name, name.replace("_", "-"))
                 raise UserError(f"--{option} would do nothing: {rule.why}; leave it out")
+
+
+def idle_audit_options(method: str, controls: Collection[str]) -> list[Idle]:
+    """Return the settings of `audit` that a run by this method with these controls never reads."""
+    beside = f"the controls are {', '.join(controls) or 'none'}"
+    numbers = {"random": "num_random", "matched": "num_matched"}
+    unused = [Idle((numbers[kind],), beside) for kind in numbers if kind not in controls]
+    return [*_idle_method(method), *unused]
+
+
+def idle_score_options(method: str) -> list[Idle]:
+    """Return the options of `score` that this method never reads."""
+    idle = _idle_method(method)
+    # here it is the batch of scores alone; an audit's is that of answers
+    names = ("batch_size",) if method in PROMPTLESS else ()
+    return [*idle, Idle(names, f"the method {method} reads no prompts")]
+
+
+def idle_select_options(control: str | None, *, subtracts: bool) -> list[Idle]:
+    """Return the options of `select` that do nothing beside the others.
+
+    Args:
+        control: Which control is saved in the set's place.
+        subtracts: Whether there are utility scores.
+
+    Raises:
+        UserError: No such control.
+    """
+    if control is not None:
+        check_choice("control", control, (*DRAWN, *TOPS))
+    # a top of the utility scores lacks more than a share: `select` asks for the scores
+    has_p = subtracts or control == "top_utility"
+    idle = [] if has_p else [Idle(("p",), "no utility scores are given to subtract the top of")]
+    if control not in DRAWN:
+        why = f"only --control {' and '.join(DRAWN)} draw, among the weights of a model"
+        idle.append(Idle(("seed", "model"), why))
+    return idle
+
+
+def idle_contrast_options(config: ContrastConfig) -> list[Idle]:
+    """Return the settings of `contrast` that this run would never read."""
+    idle = []
+    if config.method == "ablation":
+        alone = "--method ablation scores one model, and compares nothing"
+        idle.append(Idle(("scale", "weighting", "one_at_a_time"), alone))
+    if config.foundation is None:
+        idle.append(Idle(("num_foundation", "foundation_fraction"), "there is no --foundation"))
+    if config.adapter_off:
+        idle.append(Idle(("one_at_a_time",), "--adapter-off has one set of weights"))
+    if not config.answers:
+        idle.append(Idle(("max_new_tokens",), f"--counted {config.counted} needs no answers"))
+    return idle
 
 
 def idle_tune_options(config: TuneConfig) -> list[Idle]:
@@ -117,11 +174,12 @@ def _idle_set(config: TuneConfig) -> list[Idle]:
 def _idle_method(method: str) -> list[Idle]:
     """Return what a way to score does not read."""
     idle = []
-    if method != "wanda":
-        idle.append(Idle(("counted",), f"only Wanda counts tokens, and the method is {method}"))
+    if method not in COUNTING:
+        why = f"only Wanda and SparseGPT count tokens, and the method is {method}"
+        idle.append(Idle(("counted",), why))
     if method != "snip":
         idle.append(Idle(("reduction",), f"only SNIP has a loss, and the method is {method}"))
-    if method in {"magnitude", "random"}:
+    if method in PROMPTLESS:
         why = f"the method {method} reads no prompts"
         idle.append(Idle(("score_batch_size",), why))
     return idle

@@ -64,12 +64,14 @@ def compare_judges(
     """
     verdicts: dict[str, dict[str, list[str]]] = {}
     reasons: dict[str, dict[str, list[str]]] = {}
+    outage = False
     for spec, options in others.items():
         for kind, responses in answers.items():
             findings = judge_with_reasons(responses, spec, **options)
             verdicts.setdefault(spec, {})[kind] = [f.verdict.value for f in findings]
             reasons.setdefault(spec, {})[kind] = [f.reason for f in findings]
-    return Output({"verdicts": verdicts, "reasons": reasons}, [])
+            outage |= any(f.is_outage for f in findings)
+    return Output({"verdicts": verdicts, "reasons": reasons}, [], not outage)
 
 
 def describe_judges(

@@ -36,13 +36,21 @@ HOLDER_FILE = ".holder.json"
 PARTIAL_FILE = ".inputs"
 # what holding a run folder leaves in it before a stage has written anything
 OWN_FILES = frozenset({LOCK_FILE, HOLDER_FILE, EVENTS_FILE})
+# what the jobs and the shards of a sweep may leave in it before that
+SHARED_FOLDERS = frozenset({"slurm", "shards"})
+CELLS = "cells"  # here other processes write while one holds the run folder
 
 
 class Output(NamedTuple):
-    """What a stage made: small results as JSON values, and the names of its payload files."""
+    """What a stage made: small results as JSON values, and the names of its payload files.
+
+    Where it is not final, as a judge could not be reached, the same command does it again, with
+    the answers that its folder holds.
+    """
 
     result: Mapping[str, Any]
     files: list[str]
+    is_final: bool = True
 
 
 def now() -> str:
@@ -114,11 +122,7 @@ def held(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"{folder} cannot be used as a run folder: {error}") from error
     try:
-        for part in list(folder.rglob(f".*{PART}")):  # what a killed run was about to write
-            if part.is_dir():
-                shutil.rmtree(part)
-            else:
-                part.unlink(missing_ok=True)
+        _remove_parts(folder, but=CELLS)
         who = {"process": os.getpid(), "host": socket.gethostname(), "since": now()}
         write_json(folder / HOLDER_FILE, {**who, "command": command_line()})
         yield
@@ -134,11 +138,28 @@ def held(folder: Path) -> Iterator[None]:
 def _check_free(folder: Path) -> None:
     if not folder.is_dir() or not (found := sorted(path.name for path in folder.iterdir())):
         return
-    if not OWN_FILES.intersection(found) and not any(folder.glob("*/run.json")):
+    if OWN_FILES.intersection(found) or SHARED_FOLDERS.issuperset(found):
+        return
+    if not any(folder.glob("*/run.json")):
         raise UserError(
             f"{folder} is not empty and no run folder of safetypin (it holds {found[0]!r}); "
             "choose another --out"
         )
+
+
+def _remove_parts(folder: Path, *, but: str = "") -> None:
+    """Remove what a killed run was about to write, save in one folder of `folder`."""
+    for place, folders, files in os.walk(folder):
+        if Path(place) == folder:
+            folders[:] = [name for name in folders if name != but]
+        for name in (*folders, *files):
+            if not (name.startswith(".") and name.endswith(PART)):
+                continue
+            part = Path(place) / name
+            if part.is_dir():
+                shutil.rmtree(part)
+            else:
+                part.unlink(missing_ok=True)
 
 
 def _remove_unused(folder: Path) -> None:
@@ -180,12 +201,13 @@ def run_stage(
     """
     inputs = json.loads(json.dumps(inputs))
     shutil.rmtree(_discarded(folder), ignore_errors=True)
-    if (folder / "run.json").exists():
+    if (folder / "run.json").exists() and not (folder / PARTIAL_FILE).exists():
         record = RunRecord.read(folder)
         if record.stage == stage and record.inputs == inputs:
             reporter.kept(stage)
             reporter.detail(f"{folder}: done before with the same inputs, kept")
             return record, True
+    _remove_parts(folder)
     wanted = inputs_hash({"stage": stage, **inputs})
     partial = folder / PARTIAL_FILE
     if not partial.exists() or partial.read_text() != wanted:
@@ -210,7 +232,10 @@ def run_stage(
         environment=environment(),
     )
     record.write(folder)
-    partial.unlink(missing_ok=True)
+    if output.is_final:
+        partial.unlink(missing_ok=True)
+    else:
+        reporter.note(f"{stage}: the judge could not be reached for some answers; run it again")
     reporter.detail(f"{folder}: done in {record.seconds:.1f} s")
     return record, False
 

@@ -36,7 +36,7 @@ class Scoring:
 
     Attributes:
         method: Name from `SCORERS`.
-        counted: Which tokens Wanda counts.
+        counted: Which tokens Wanda and SparseGPT count.
         reduction: SNIP's loss over the response's tokens: mean, or sum as the paper writes.
         batch_size: Prompts in a batch; the scores do not depend on it.
         group: Where the top shares are taken: row, matrix, layer or model.

@@ -33,7 +33,7 @@ class ScoreSettings(Protocol):
 
     @property
     def counted(self) -> str:
-        """Which tokens Wanda counts."""
+        """Which tokens Wanda and SparseGPT count."""
 
     @property
     def reduction(self) -> str:

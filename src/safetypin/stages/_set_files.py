@@ -33,10 +33,10 @@ from safetypin.select import (
     top_n_of_m,
     top_of_same_size,
 )
+from safetypin.stages._audit_set import load_set
 from safetypin.stages._run import LOCK_FILE, environment
 from safetypin.stages._score import SCORES_FILE
 from safetypin.stages._score_files import PROMPT_HASHES
-from safetypin.stages._sets import load_mask
 from safetypin.stages._settings import check_choice
 
 DRAWN = {"random": "count", "matched": "magnitude"}  # control: what it is matched on
@@ -142,18 +142,27 @@ def _scored_model(name: str | None, mask: WeightMask) -> Any:  # noqa: ANN401 - 
 
 
 def prune_files(
-    *, model: str, mask: Path, out: Path, reference: str | None, any_model: bool, dtype: str
+    *,
+    model: str,
+    mask: Path,
+    out: Path,
+    reference: str | None,
+    any_model: bool,
+    dtype: str,
+    chosen_set: str | None = None,
 ) -> RunRecord:
     """Remove a set from a model and save the rest as a Hugging Face folder.
 
+    Where `mask` is an audit, `chosen_set` names one of its sets; the verdict's where it is None.
+
     Raises:
-        UserError: The set is of another model, or the folder is not empty or in use.
+        UserError: There is no set, it is of another model, or `out` is not empty or in use.
     """
     if out.is_file() or (out.exists() and any(out.iterdir())):
         raise UserError(f"{out} is a file or not empty; choose another folder for the pruned model")
     loaded, tokenizer = load_model(model, dtype=dtype, device="cpu")
     identity = model_id(loaded)
-    chosen = load_mask(mask, identity, any_model=any_model)
+    chosen = load_set(mask, chosen_set, identity, any_model=any_model)
     other = load_model(reference, dtype=dtype, device="cpu")[0] if reference else None
     start = time.monotonic()
     with _new_folder(out) as folder:

@@ -19,10 +19,10 @@ from safetypin.select import (
     overlap,
     overlap_by_layer,
     overlap_by_matrix,
-    top_fractions,
     top_of_same_size,
 )
 from safetypin.stages._run import Output
+from safetypin.stages._tops import packed_mask, packed_tops
 
 
 def set_name(arm: str, q: float, p: float) -> str:
@@ -38,11 +38,14 @@ def cut_sets(
     *,
     group: str,
     overlap_fraction: float,
-    halves: Mapping[str, Sequence[WeightMask]],
+    halves: Mapping[str, Sequence[Path]],
     tops: Sequence[str],
     with_random: bool,
 ) -> Output:
     """Write every critical set, and beside it the tops of one score of the same size.
+
+    The tops are held as bits and the sets made one at a time, so that beside the model memory
+    holds about four bytes a weight, as long as tops are not taken over the whole model.
 
     Args:
         folder: Where the masks go, one file a set.
@@ -50,19 +53,23 @@ def cut_sets(
         utility: Scores on the utility prompts.
         grid: The (q, p) of each set.
         group: Where tops are taken: row, matrix, layer or model.
-        overlap_fraction: The share whose safety and utility tops are compared.
-        halves: For `safety` and `utility` the tops of that share on two halves of the prompts;
-            empty for scores that know no prompts, which have no noise floor.
+        overlap_fraction: A share whose safety and utility tops are compared, beside every q.
+        halves: For `safety` and `utility` the files of the tops of that share on two halves of
+            the prompts; empty for scores that know no prompts, which have no noise floor.
         tops: Which tops of equal size to write: `top_utility`, `top_safety`.
         with_random: Whether random sets of the same sizes will be drawn later.
 
     Raises:
         UserError: A set is too large for a random one beside it, or the tops to compare are empty.
     """
-    qs = {q for q, _ in grid} | {overlap_fraction}
-    ps = {p for _, p in grid} | {overlap_fraction}
-    top_safety = top_fractions(safety, sorted(qs), group=group)
-    top_utility = top_fractions(utility, sorted(ps), group=group)
+    compared = {q for q, _ in grid} | {overlap_fraction}
+    top_safety = packed_tops(safety, compared, group=group)
+    top_utility = packed_tops(utility, compared | {p for _, p in grid}, group=group)
+    if not top_safety[overlap_fraction].num_selected:
+        raise UserError(
+            f"overlap_fraction {overlap_fraction:g} selects no weight of any {group}; "
+            "take a larger one"
+        )
     sources = {"top_utility": utility, "top_safety": safety}
     files, sets = [], {}
     for q, p in grid:
@@ -70,13 +77,11 @@ def cut_sets(
         name = set_name("critical", q, p)
         if with_random:
             _check_room(name, critical)
-        masks = {name: critical}
-        if critical.num_selected:
-            for arm in tops:
-                masks[set_name(arm, q, p)] = top_of_same_size(sources[arm], critical)
-        for key, mask in masks.items():
-            files.append(mask_file(key))
-            write_mask(folder / mask_file(key), mask)
+        files.append(mask_file(name))
+        write_mask(folder / mask_file(name), critical)
+        for arm in tops if critical.num_selected else ():
+            files.append(mask_file(set_name(arm, q, p)))
+            write_mask(folder / files[-1], top_of_same_size(sources[arm], critical))
         sets[name] = {
             "q": q,
             "p": p,
@@ -85,15 +90,16 @@ def cut_sets(
             "fingerprint": critical.fingerprint,
             "where": where(critical),
         }
-    pair = top_safety[overlap_fraction], top_utility[overlap_fraction]
-    if not pair[0].num_selected:
-        raise UserError(
-            f"overlap_fraction {overlap_fraction:g} selects no weight of any {group}; "
-            "take a larger one"
-        )
-    return Output(
-        {"sets": sets, "overlap": [overlap_of_tops(overlap_fraction, *pair, halves)]}, files
-    )
+    halved = {
+        name: [packed_mask(read_mask(path)) for path in paths] for name, paths in halves.items()
+    }
+    overlaps = [
+        # the tops of the halves were kept at the one share alone
+        overlap_of_tops(share, top, top_utility[share], halved if share == overlap_fraction else {})
+        for share, top in top_safety.items()
+        if top.num_selected
+    ]
+    return Output({"sets": sets, "overlap": overlaps}, files)
 
 
 def _check_room(name: str, mask: WeightMask) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 LEVEL = 0.05
+MIN_RATIO = 1.1  # of drift: less than this, or than its inverse, counts as no difference
 SHARP_DROP = 0.1  # the documents' own threshold of a score that fell
 MEASURE = "rms_units"
 
@@ -75,8 +76,9 @@ def _drift(metrics: Metrics) -> dict[str, str]:
         "Did the safety-critical weights move more than others?",
         movement(metrics),
         _drift_sentence(metrics),
-        f"more or less where p < {LEVEL:g} after Holm's correction over the groups, against random "
-        "layouts of the same changes in the same matrices",
+        f"more or less where it moved {MIN_RATIO:g} times as far or as little, and p < {LEVEL:g} "
+        "after Holm's correction over the groups, against random layouts of the same changes in "
+        "the same matrices",
     )
 
 
@@ -87,7 +89,10 @@ def movement(metrics: Metrics) -> str:
         return "not trainable"
     if row["p_corrected"] is None or row["p_corrected"] >= LEVEL:
         return "no difference shown"
-    return "more" if row["value"] > row["expected"] else "less"
+    # over a million weights any ratio is significant
+    if 1 / MIN_RATIO <= row["ratio"] <= MIN_RATIO:
+        return "no difference shown"
+    return "more" if row["ratio"] > 1 else "less"
 
 
 def drift_row(metrics: Metrics, group: str, measure: str) -> Mapping[str, Any]:

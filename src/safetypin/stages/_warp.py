@@ -1,4 +1,4 @@
-"""The basis and the mask of WaRP, each a stage that a run under `--protect warp` begins with."""
+"""The basis of WaRP, a stage that a run under `--protect warp` begins with."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -10,47 +10,27 @@ from safetypin.artifacts import (
     ArtifactMismatchError,
     Basis,
     PromptSet,
-    RunRecord,
     UserError,
-    WeightScores,
     assemble_basis,
     describe_basis,
     load,
     model_hash,
     read_directions,
     write_directions,
-    write_mask,
 )
 from safetypin.models import BlockWeight, input_sites, transposed, weights_of_layers
 from safetypin.prompts import batches, template_id, window
-from safetypin.scores import coefficient_gradients, random_coefficients
-from safetypin.select import bottom_fraction, top_directions, top_fraction
 from safetypin.stages._run import Output
-from safetypin.stages._score import UNITS_PER_EXAMPLE
 from safetypin.stages._scored import calibrated
 from safetypin.stages._series import Series
-from safetypin.stages._sets import where
 from safetypin.stages._share import share_stages
 from safetypin.stages._subject import Subject
 from safetypin.stages._tune_config import TuneConfig
-from safetypin.stages._tune_set import SET_FILE
 from safetypin.subspaces import block_directions, blocks_of_layers, identity_basis, random_basis
 
 BASIS = "basis"
 UNITS_PER_FORWARD = 10.0
 STAGES = ("calibration-safety", BASIS)  # what one run of WaRP may take from another
-
-
-def make_rotated(
-    series: Series, config: TuneConfig, subject: Subject, prompts: PromptSet
-) -> RunRecord:
-    """Make the basis of the safety prompts' inputs, and the mask of what matters most in it.
-
-    Raises:
-        UserError: Too few refusals to score on, or activations or gradients that are not finite.
-    """
-    answers = make_basis(series, config, subject, prompts)
-    return make_mask(series, config, subject, answers)
 
 
 def make_basis(
@@ -171,90 +151,6 @@ class _Making:
 
 def _block_file(index: int) -> str:
     return f"block-{index:03}.safetensors"
-
-
-def make_mask(
-    series: Series, config: TuneConfig, subject: Subject, answers: PromptSet
-) -> RunRecord:
-    """Score the coefficients in the basis that was made before, and cut the mask."""
-    basis = basis_in(series.out, subject, config)
-    is_drawn = config.importance == "random"
-    inputs = {
-        **subject.inputs,
-        "basis": basis.fingerprint,
-        "prompts": answers.fingerprint,
-        "importance": config.importance,
-        "reduction": config.reduction,
-        "keep_ratio": config.keep_ratio,
-        "keep_group": config.keep_group,
-        "whole_directions": config.whole_directions,
-        "seed": config.drawn_with if is_drawn else None,
-    }
-
-    def compute(folder: Path) -> Output:
-        scores = _scores(series, config, subject, basis, answers)
-        mask = _cut(config, scores)
-        write_mask(folder / SET_FILE, mask)
-        result = {
-            "source": "made here",
-            "path": None,
-            "name": f"{config.importance}-{config.rotation}-k{config.keep_ratio:g}",
-            "control": None,
-            "num_selected": mask.num_selected,
-            "num_weights": mask.num_weights,
-            "fraction": mask.fraction,
-            "fingerprint": mask.fingerprint,
-            "basis": basis.fingerprint,
-            "num_examples": scores.num_examples,
-            "num_tokens": scores.num_tokens,
-            "where": where(mask),
-        }
-        return Output(result, [SET_FILE])
-
-    units = len(answers) * UNITS_PER_EXAMPLE if _is_scored(config) else 0.0
-    return series.run("set", inputs, compute, units=units)
-
-
-def _is_scored(config: TuneConfig) -> bool:
-    """Whether the mask depends on scores: none does that holds nothing, or everything."""
-    return config.importance != "random" and 0 < config.keep_ratio < 1
-
-
-def _scores(
-    series: Series, config: TuneConfig, subject: Subject, basis: Basis, answers: PromptSet
-) -> WeightScores:
-    if not _is_scored(config):
-        return random_coefficients(subject.model, basis, seed=config.drawn_with)
-    done = 0
-
-    def progress(count: int) -> None:
-        nonlocal done
-        series.reporter.advance(UNITS_PER_EXAMPLE * (count - done))
-        done = count
-
-    tokens = batches(
-        answers,
-        subject.tokenizer,
-        batch_size=config.score_batch_size,
-        plain=config.plain,
-        system=config.system,
-        max_length=window(subject.model, subject.tokenizer),
-    )
-    return coefficient_gradients(
-        subject.model,
-        tokens,
-        basis,
-        prompts_id=answers.fingerprint,
-        reduction=config.reduction,
-        progress=progress,
-    )
-
-
-def _cut(config: TuneConfig, scores: WeightScores) -> Any:  # noqa: ANN401
-    if config.whole_directions:
-        return top_directions(scores, config.keep_ratio)
-    pick = bottom_fraction if config.importance == "bottom" else top_fraction
-    return pick(scores, config.keep_ratio, group=config.keep_group)
 
 
 def basis_in(out: Path, subject: Subject, config: TuneConfig) -> Basis:

@@ -23,7 +23,8 @@ from safetypin.stages._subject import Subject
 from safetypin.stages._tune import tune
 from safetypin.stages._tune_config import TUNE_PRESETS, TuneConfig, make_tune_config
 from safetypin.stages._tune_data import read_scored
-from safetypin.stages._warp import BASIS, basis_in, keep_basis, make_basis, make_mask
+from safetypin.stages._warp import BASIS, basis_in, keep_basis, make_basis
+from safetypin.stages._warp_mask import make_mask
 
 SETTINGS_FILE = "warp.json"  # what a phase was asked for, for the next one
 NO_DATA = "not yet"  # of a phase that needs no task
@@ -33,7 +34,7 @@ BASIS_SETTINGS = (
     "prompt_column", "targets", "layers", "rotation", "basis_counted", "score_batch_size",
     "max_new_tokens", "answer_batch_size", "judge", "judge_options",
 )  # fmt: skip
-MASK_SETTINGS = ("keep_ratio", "keep_group", "importance", "form", "reduction", "sample_seed")
+MASK_SETTINGS = ("keep_ratio", "keep_group", "importance", "form", "reduction", "draw_seed")
 
 Options = Mapping[str, Any]
 
@@ -133,7 +134,8 @@ def warp_tune(
                 f"{name} is {known.get(name)!r} in {run}, and {given!r} here; a phase takes it "
                 "from the one before. Leave it out, or make the basis and the mask anew"
             )
-    kept = {name: known[name] for name in BASIS_SETTINGS if name in known}
+    settings = dict.fromkeys((*BASIS_SETTINGS, *MASK_SETTINGS))
+    kept = {name: known[name] for name in settings if known.get(name) is not None}
     joined = {**kept, **{key: value for key, value in options.items() if value is not None}}
     joined |= {"mask": str(run), "protect": options.get("protect") or "warp"}
     config = make_tune_config(joined.pop("model"), joined.pop("preset", "warp"), None, joined)

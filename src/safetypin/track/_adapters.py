@@ -180,7 +180,9 @@ def _check_base(
 ) -> list[str]:
     """Raise if the adapter says that it is for another base; return what cannot be told."""
     base, ours = str(settings.get("base_model_name_or_path") or ""), reference.name
-    if not base or base == ours or _last(base) == _last(ours):
+    public = _is_public(base) and _is_public(ours)
+    # folders of one name are many: every run of `tune` leaves one called model
+    if not base or base == ours or (public and _last(base) == _last(ours)):
         return []
     if Path(base).is_dir() and name is not None:
         try:
@@ -189,7 +191,7 @@ def _check_base(
             return [_unsure(folder, base, ours)]
         if torch.equal(weight.bfloat16(), reference.weights[name].detach().cpu().bfloat16()):
             return []
-    elif not (_is_public(base) and _is_public(ours)):
+    elif not public:
         return [_unsure(folder, base, ours)]
     raise UserError(
         f"the adapter {folder} is for another base: it says {base}, the reference is {ours}; "

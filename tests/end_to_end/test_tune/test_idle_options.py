@@ -137,7 +137,7 @@ def test_every_option_of_track_is_read_or_refused(
         ({"protect": "none"}, {"q": 0.1}, "--q would do nothing: --protect none needs no set"),
         ({"protect": "freeze"}, {"keep_ratio": 0.1}, "it belongs to --protect warp or warp-lora"),
         ({"protect": "freeze"}, {"any_model": True}, "no set of another model is given"),
-        ({"protect": "freeze"}, {"counted": "all"}, "only Wanda counts tokens"),
+        ({"protect": "freeze"}, {"counted": "all"}, "only Wanda and SparseGPT count"),
         ({"protect": "freeze", "method": "wanda"}, {"reduction": "sum"}, "only SNIP has a loss"),
         ({"protect": "freeze", "method": "random"}, {"score_batch_size": 2}, "reads no prompts"),
         ({"protect": "lora"}, {"lora_coverage": 0.5}, "lora-column or warp-lora, and this is lora"),

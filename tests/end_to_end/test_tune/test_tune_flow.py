@@ -74,6 +74,7 @@ def test_metrics_tell_the_training(tuned):
     assert {name: found[name] for name in expected} == expected
     assert found["num_tokens"] == 36 * 11  # ten words and the end token
     assert [point[0] for point in found["curve"]] == [1, 2, 3, 4, 5, 6]
+    assert found["protection"] == {"held": load(tuned / "set").num_selected, "in_place": True}
     assert found["last_loss"] < found["first_loss"]
     log = [json.loads(line) for line in (tuned / "training/log.jsonl").read_text().splitlines()]
     assert [row["loss"] for row in log] == [point[1] for point in found["curve"]]
@@ -123,6 +124,11 @@ def test_every_protection_runs_and_keeps_what_it_promises(
     assert not (out / "training" / "checkpoints").exists()
     moved = changed(place, out)
     assert any(entries.any() for entries in moved.values())
+    measured = found["training"].get("protection")
+    assert (measured is not None) == (with_set and kind != "lora-base")
+    if measured is not None:
+        assert measured["held"] > 0
+        assert "checked after training" in (out / "report.html").read_text()
     is_adapter = (out / "training/model/adapter_config.json").exists()
     assert is_adapter == (kind in {"lora", "lora-base", "lora-column"})
     if kind in {"freeze", "rewind", "lora-entry"}:
@@ -181,6 +187,8 @@ def test_the_summary_shows_before_after_and_change(command, tune_words, tuned_co
     for label in ("degenerate answers", "harmless refused", "borderline refused"):
         assert label in lines
     assert "perplexity, task" in ended.out
+    held = load(tuned_copy / "set").num_selected
+    assert f"held: {held:,} weights bit-identical, checked after training" in ended.out
     assert ended.out.splitlines()[-2:] == [
         f"model: {tuned_copy / 'training' / 'model'}",
         f"report: {tuned_copy / 'report.html'}",

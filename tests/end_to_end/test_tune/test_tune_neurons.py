@@ -6,6 +6,7 @@ import torch
 from safetypin.artifacts import ArtifactMismatchError, NeuronSet, UserError, load, save
 from safetypin.models import load_model, neuron_weights
 from safetypin.stages import contrast_models, make_contrast_config, tune
+from safetypin.stages._tune_neurons import check_foundation
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +38,10 @@ def test_only_the_weights_of_the_neurons_move(protect, neurons, tune_settings, p
         not torch.equal(tuned.get_parameter(name)[m], model.get_parameter(name)[m])
         for name, m in mask.tensors.items()
     )
+
+
+def test_the_inner_folder_of_a_set_without_foundation_neurons_is_taken(neurons, tune_settings):
+    check_foundation(tune_settings(protect="rsn-tune", mask="x"), neurons / "neurons")
 
 
 def test_a_set_with_foundation_neurons_or_of_another_model_is_refused(

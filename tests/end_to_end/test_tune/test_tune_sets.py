@@ -1,13 +1,17 @@
 """Which set is protected: made here, of `select`, of an audit, of another tuning, or a control."""
 
+import inspect
 import json
 import shutil
+import weakref
 
 import pytest
 
 from end_to_end.comparing import read_metrics
 from safetypin.artifacts import UserError, load, read_mask
-from safetypin.stages import tune
+from safetypin.models import load_model
+from safetypin.stages import EVENTS_FILE, Reporter, _tune, _tune_training, tune
+from safetypin.stages._tune_columns import spread_note
 from safetypin.stages._tune_set import given_set
 
 
@@ -133,3 +137,61 @@ def test_scores_are_kept_where_they_are_asked_for(tune_settings, tmp_path):
     tune(tune_settings(max_steps=1, keep_scores=True), tmp_path / "out")
     for name in ("safety", "utility"):
         assert load(tmp_path / "out" / f"scores-{name}").num_examples == 16
+
+
+def test_a_set_with_a_weight_in_every_column_is_told_before_it_is_made_and_after(
+    tune_settings, tmp_path
+):
+    events = tmp_path / "out" / EVENTS_FILE
+    columns = {"protect": "lora-column", "q": 0.9, "p": 0.01, "max_steps": 1}
+    with pytest.raises(UserError) as raised:
+        tune(
+            tune_settings(**columns), tmp_path / "out", reporter=Reporter(events=events, quiet=True)
+        )
+    for way_on in ("--protect lora-entry", "--lora-coverage 0.5", "a smaller set"):
+        assert way_on in str(raised.value)
+    rows = [json.loads(line) for line in events.read_text().splitlines()]
+    (note,) = (n for n, row in enumerate(rows) if "lora-column keeps off" in row.get("text", ""))
+    stages = {row["name"]: n for n, row in enumerate(rows) if row["event"] == "stage"}
+    assert note < stages["scores-safety"] < stages["set"]
+    assert "it would leave 0.0% of the adapters' inputs" in rows[note]["text"]
+    # the way on that it names scores nothing again
+    found = tune(tune_settings(**columns, lora_coverage=0.5), tmp_path / "out")
+    assert {stage["name"]: stage["reused"] for stage in found["run"]["stages"]}["set"]
+
+
+def test_where_a_spread_set_leaves_columns_nothing_is_said(tune_settings, place):
+    model, _ = load_model(str(place / "model"), device="cpu")
+    # of q_proj, 32 by 32, a hundredth leaves 0.99 ** 32 of the columns; of v_proj, 16 by 32, more
+    assert spread_note(tune_settings(protect="lora-column"), model) is None
+    assert spread_note(tune_settings(protect="lora-column", q=0.5), model)
+    for other in ({"protect": "lora-entry"}, {"protect": "lora-column", "lora_coverage": 0.5}):
+        assert spread_note(tune_settings(**other, q=0.5), model) is None
+
+
+def test_no_set_is_in_memory_while_the_model_is_trained(
+    tune_settings, tuned, tmp_path, monkeypatch
+):
+    sets, alive = [], []
+
+    def noting(read):
+        def noted(*given):
+            found = read(*given)
+            sets.append(weakref.ref(getattr(found, "mask", found)))
+            return found
+
+        return noted
+
+    class Looking(Reporter):
+        def detail(self, text):
+            if text.startswith("step "):
+                alive.append([one() for one in sets if one() is not None])
+
+    for name in ("given_set", "read_protected"):
+        monkeypatch.setattr(_tune, name, noting(getattr(_tune, name)))
+    # the checks of shapes that the tests put around it would keep what they checked
+    monkeypatch.setattr(_tune_training, "finetune", inspect.unwrap(_tune_training.finetune))
+    config = tune_settings(mask=str(tuned / "set"), max_steps=1)
+    tune(config, tmp_path / "out", reporter=Looking(quiet=True))
+    assert len(sets) >= 2
+    assert alive == [[]]

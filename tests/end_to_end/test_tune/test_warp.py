@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM
 
 from end_to_end.comparing import read_metrics
 from safetypin.artifacts import Basis, RunRecord, load
-from safetypin.stages import _warp, tune
+from safetypin.scores import coefficient_gradients
+from safetypin.stages import _warp, _warp_mask, share_stages, tune
 
 PHASES = {
     "basis": ("safety", "num_safety", "max_new_tokens"),
@@ -129,6 +130,38 @@ def test_the_phases_give_what_the_whole_command_gives(command, warp_words, phase
     assert load(out / "basis").fingerprint == load(whole / "basis").fingerprint
     left, right = (weights(folder / "training" / "model") for folder in (out, whole))
     assert all(torch.equal(left[name], right[name]) for name in left)
+    settings = [read_metrics(folder)["settings"] for folder in (out, whole)]
+    for name in ("keep_ratio", "importance", "form", "keep_group", "rotation"):
+        assert settings[0][name] == settings[1][name]
+    assert not (whole / "coefficients").exists()
+
+
+def test_masks_of_other_sizes_are_cut_from_the_same_scores(tune_settings, tmp_path, monkeypatch):
+    scored = []
+
+    def counted(*args, **options):
+        scored.append(1)
+        return coefficient_gradients(*args, **options)
+
+    monkeypatch.setattr(_warp_mask, "coefficient_gradients", counted)
+    how = {"protect": "warp", "max_steps": 1, "keep_scores": True}
+    tune(tune_settings(**how, keep_ratio=0.1), tmp_path / "first")
+    shared = ("calibration-safety", "basis", "coefficients")
+    assert share_stages(tmp_path / "first", tmp_path / "second", shared) == list(shared)
+    tune(tune_settings(**how, keep_ratio=0.3), tmp_path / "second")
+    tune(tune_settings(protect="warp", max_steps=1, keep_ratio=0.3), tmp_path / "alone")
+    assert len(scored) == 2
+    sets = [load(tmp_path / name / "set").fingerprint for name in ("second", "alone")]
+    assert sets[0] == sets[1]
+
+
+def test_the_least_important_directions_are_a_control_of_the_others(tune_settings, tmp_path):
+    how = {"protect": "warp", "form": "column", "max_steps": 1, "keep_ratio": 0.25}
+    for name in ("gradient", "bottom"):
+        tune(tune_settings(**how, importance=name), tmp_path / name)
+    top, bottom = (load(tmp_path / name / "set") for name in ("gradient", "bottom"))
+    assert (top & bottom).num_selected == 0
+    assert top.num_selected == bottom.num_selected
 
 
 def test_a_phase_says_what_it_made(command, warp_words, phases, place, tmp_path):
@@ -137,6 +170,12 @@ def test_a_phase_says_what_it_made(command, warp_words, phases, place, tmp_path)
     ended = command(*warp_words("importance", phases[0], tmp_path / "m", importance="random"))
     assert "1,842 of 18,432 (9.99%) coefficients" in ended.out
     assert load(tmp_path / "m" / "set").space == load(phases[0] / "basis").fingerprint
+    # another draw leaves the basis as it is
+    words = warp_words("importance", phases[0], tmp_path / "n", importance="random", draw_seed=7)
+    assert command(*words).code == 0
+    one, other = (load(tmp_path / name / "set") for name in "mn")
+    assert one.space == other.space
+    assert one.fingerprint != other.fingerprint
 
 
 CONTROLS = {
