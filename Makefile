@@ -32,8 +32,9 @@ demo: install ## Audit the embedded model (under five minutes after the installs
 	$(BIN)/safetypin audit smollm2-aligned --preset quick --out runs/demo
 
 # One thread a process: tiny models are slower on two. `loadfile` keeps the fixtures of a file together.
-test: install ## Run the whole test suite, in as many processes as there are cores
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+# One process more than cores, as some tests wait for other processes.
+test: install ## Run the whole test suite, in parallel
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $$(($$(nproc 2>/dev/null || echo 2) + 1)) --dist loadfile
 
 lint: install ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check

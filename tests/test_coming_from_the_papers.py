@@ -124,6 +124,8 @@ def idle(words):
         found |= {*KINDS, *(f"num-{kind}" for kind in KINDS)} - scored
         if "--no-rescore" in words:
             found |= {*scored, *SHORT}
+    if words[0] == "contrast" and "prompt" in words:  # no answers are made
+        found |= {*SHORT}
     return found
 
 

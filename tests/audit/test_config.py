@@ -29,8 +29,11 @@ OTHER = {
     "p": (0.02,),
     "controls": ("matched",),
 }
-# judge options are checked against the judge, so a judge that takes one
-NEEDS = {"judge_options": {"judge": "openai:http://localhost:1", "judge_options": ("model=m",)}}
+# judge options are checked against the judge, so a judge that takes one; only Wanda counts tokens
+NEEDS = {
+    "counted": {"method": "wanda", "counted": "all"},
+    "judge_options": {"judge": "openai:http://localhost:1", "judge_options": ("model=m",)},
+}
 FIELDS = sorted(AuditConfig.model_fields)
 
 
@@ -116,8 +119,10 @@ def test_an_option_wins_over_the_settings_file_and_this_over_the_preset(configur
     path = tmp_path / "audit.toml"
     path.write_text(f"model = 'm'\npreset = 'quick'\n{name} = {as_toml(value)}\n")
     assert getattr(configured("--config", str(path)), name) == value
+    beside = {key: other for key, other in another(name).items() if key != name}
+    words = [word for key, other in beside.items() for word in as_options(key, other)]
     if default is not None:
-        config = configured("--config", str(path), *as_options(name, default))
+        config = configured("--config", str(path), *words, *as_options(name, default))
         assert getattr(config, name) == default
 
 
