@@ -212,3 +212,10 @@ def test_the_small_scale_needs_nothing_from_the_network(path):
     assert not values.get("takes") or " minutes on " in values["takes"]
     assert values["settings"]["data"] == "gsm8k-100"
     assert set(values["settings"]) <= SETTINGS
+
+
+def test_only_arms_in_a_basis_keep_scores_for_each_other():
+    path = Path(__file__).parents[2] / "experiments" / "warp-gsm8k.toml"
+    plan = make_plan(read_experiment(path, "small", []), Path("out"))
+    kept = {run.tune.protect: run.tune.keep_scores for run in plan.runs}
+    assert kept == {"warp": True, "none": False}

@@ -100,7 +100,8 @@ def _tune_config(experiment: Experiment, arm: Arm, seed: int, out: Path) -> Tune
     kind = PROTECTIONS.get(values["protect"])
     if experiment.compares:
         values["draw_seed"] = seed
-        values["keep_scores"] = True  # for the other arms; the experiment discards them
+        if kind is not None and kind.needs_basis:
+            values["keep_scores"] = True  # for the other arms; the experiment discards them
     elif kind is not None and kind.needs_mask:
         values["mask"] = _set_folder(out)
     return _made(
