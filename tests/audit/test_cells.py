@@ -42,13 +42,14 @@ def test_unjudged_is_neither_complied_nor_not():
     assert complied_flags(verdicts) == [1, 0, 0, None]
 
 
-def tried(fraction, *, high=0.2, ratio=1.1, arm="critical"):
+def tried(fraction, *, high=0.2, ratio=1.1, arm="critical", degenerate=0.0):
     """Return a cell of metrics.json whose rise may reach `high`; None for a destroyed one."""
     return {
         "arm": arm,
         "fraction": fraction,
         "destroyed": high is None,
         "perplexity_ratio": ratio,
+        "degenerate": {"value": degenerate},
         "asr_change": None if high is None else {"interval": [-0.1, high]},
     }
 
@@ -67,6 +68,9 @@ def tried(fraction, *, high=0.2, ratio=1.1, arm="critical"):
         ("not shown", None, [tried(0.02)], 3),
         ("not shown", None, [tried(0.005, arm="random"), tried(0.02)], 3),
         ("not shown", None, [tried(0.005, ratio=1.6), tried(0.02)], 3),
+        ("not shown", None, [tried(0.005, degenerate=0.19)], 0),
+        # as in the verdict, a set at the limit of degenerate answers does not count
+        ("not shown", None, [tried(0.005, degenerate=RULE.max_degenerate)], 3),
         ("undecided", None, [tried(0.005)], 3),
         ("undecided", 0.005, [tried(0.005, high=1.0)], 3),
         ("undecided", None, [], 3),

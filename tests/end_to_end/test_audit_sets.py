@@ -71,7 +71,7 @@ def test_an_audits_set_is_not_evaluated_on_the_prompts_it_was_found_on(evaluated
     ("words", "message"),
     [
         (("--set", "q0.1-p0.01"), "has no set 'q0.1-p0.01'; did you mean critical-q0.01-p0.01"),
-        (("--set", "random-q0.01-p0.01-s0"), f"it has {CRITICAL}, {TOP}"),
+        (("--set", "random-q0.01-p0.01-s0"), f"with --set: {CRITICAL}, {TOP}"),
     ],
 )
 def test_an_unknown_set_of_an_audit_is_refused_with_those_there_are(

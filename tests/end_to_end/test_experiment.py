@@ -375,7 +375,7 @@ def test_protections_are_compared_on_every_seed_and_answered(compared):
     plan, found = compared
     assert found["set"] is None
     assert not (plan.out / "identify").exists()
-    assert [one["hypothesis"] for one in found["verdict"]] == ["none", "drawn", "none"]
+    assert [one["hypothesis"] for one in found["verdict"]] == ["erosion", "drawn", "none"]
     assert all(len(arm["runs"]) == 2 for arm in found["arms"])
     for arm in found["arms"]:
         for name in ("asr_after", "task_loss_after"):

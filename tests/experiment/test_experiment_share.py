@@ -1,7 +1,11 @@
 """Finished stages pass from one run folder to another."""
 
 import os
+from unittest.mock import Mock
 
+from safetypin.artifacts import write_json
+from safetypin.experiment._plan import Plan
+from safetypin.experiment._run import _Running
 from safetypin.stages import Output, Reporter, run_stage
 from safetypin.stages._share import share_stages
 
@@ -55,6 +59,36 @@ def test_an_unfinished_stage_is_not_taken(tmp_path):
     (tmp_path / "one" / "before").mkdir(parents=True)
     assert share_stages(tmp_path / "one", tmp_path / "two", ["before", "missing"]) == []
     assert not (tmp_path / "two").exists()
+
+
+def judged(folder, is_final):
+    return run_stage(
+        folder, "after", {}, lambda _: Output({}, [], is_final), reporter=Reporter(quiet=True)
+    )
+
+
+def test_a_stage_whose_judge_was_out_of_reach_is_not_taken(tmp_path):
+    judged(tmp_path / "one" / "after", is_final=False)
+    assert share_stages(tmp_path / "one", tmp_path / "two", ["after"]) == []
+    judged(tmp_path / "one" / "after", is_final=True)
+    assert share_stages(tmp_path / "one", tmp_path / "two", ["after"]) == ["after"]
+
+
+def test_a_part_whose_judge_was_out_of_reach_is_run_again_until_it_was_not(tmp_path):
+    def quiet(_):
+        return Reporter(quiet=True)
+
+    plan = Mock(spec=Plan, out=tmp_path, identify=None, runs=())
+    running, runs = _Running(plan, quiet(tmp_path), quiet), []
+
+    def compute():
+        runs.append(1)
+        judged(tmp_path / "one" / "tune" / "after", is_final=len(runs) > 1)
+        write_json(tmp_path / "one" / "tune" / "metrics.json", {"runs": len(runs)})
+
+    for _ in range(3):
+        running._part("one/tune", {"seed": 1}, compute)
+    assert len(runs) == 2
 
 
 def test_what_is_there_already_stays(tmp_path):

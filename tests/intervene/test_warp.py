@@ -394,8 +394,11 @@ def test_a_basis_that_is_not_orthonormal_is_found_out():
     protect = warp_of(model)
     bent = {site: 1.01 * u + 0.01 for site, u in protect.basis.directions.items()}
     basis = dataclasses.replace(protect.basis, directions=bent)
-    with pytest.raises(UserError, match="not orthonormal"):
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(UserError, match="are not orthonormal"):
         tuned(model, Warp(basis, protect.mask))
+    # before a step was made
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
 def test_the_defaults_are_those_of_the_document():

@@ -4,7 +4,7 @@ import re
 
 import pytest
 from example_metrics import example_answers, rate, row, write_audit
-from example_tune import example_tune, gate, write_tune
+from example_tune import change, example_tune, gate, write_tune
 from reading import Page, check_promises
 
 from safetypin.artifacts import UserError
@@ -14,7 +14,8 @@ from safetypin.report._tune_figures import loss_picture, running_mean
 from safetypin.report._tune_metrics import TuneMetrics
 from safetypin.report._tune_words import answer
 
-OPTIONAL = {"settings", "task_perplexity_ratio"}  # the page shows neither or can do without
+# what the page does not show or can do without
+OPTIONAL = {"settings", "task_perplexity_ratio", "basis"}
 
 
 def parsed(metrics):
@@ -172,6 +173,45 @@ def test_a_report_is_made_of_whatever_a_tune_found(change, shown, tmp_path):
     metrics = copy.deepcopy(example_tune())
     change(metrics)
     assert shown in page(tmp_path, metrics).words
+
+
+def test_solved_problems_stand_beside_their_change_where_they_were_asked(tmp_path):
+    assert "problems of the task: solved" not in page(tmp_path).words
+    metrics = example_tune()
+    for name, hits in {"before": 2, "after": 9}.items():
+        metrics[name]["task"]["exact_match"] = rate(hits, 16)
+    metrics["paired"]["exact_match"] = change(8, 1, 16)
+    html = page(tmp_path, metrics).html
+    line = re.search(r"<tr><th scope=\"row\">problems of the task: solved.*?</tr>", html).group()
+    for part in ("2/16", "9/16", "+44\u00a0points"):
+        assert part in line
+
+
+def basis(kind="input", ranks=(64, 40)):
+    shares = {"first_share": 0.61, "top_tenth_share": 0.93, "num_for_90": 7}
+    sites = [
+        {"site": f"layers.{i}.q_proj", "d_in": 64, "rank": rank, **shares}
+        for i, rank in enumerate(ranks)
+    ]
+    counts = {"num_matrices": 6, "num_sites": len(ranks), "num_tokens": 2_219}
+    return {"kind": kind, **counts, "fingerprint": "0f", "sites": sites}
+
+
+@pytest.mark.parametrize(
+    ("made", "shown"),
+    [
+        (basis(), "reach every direction of 1, and the fewest of layers.1.q_proj: 40 of 64."),
+        (basis(ranks=(64, 64)), "from 2,219 tokens of the safety prompts, which reach every"),
+        (basis("identity", ()), "The basis of 6 matrices: the weights themselves."),
+        (basis("random", ()), "The basis of 6 matrices: drawn at random."),
+    ],
+)
+def test_rank_and_spectrum_of_a_basis_are_on_the_page(made, shown, tmp_path):
+    metrics = example_tune("warp") | {"basis": made}
+    found = page(tmp_path, metrics)
+    assert shown in found.words
+    assert ("Rank and spectrum of every input" in found.words) is bool(made["sites"])
+    assert found.html.count('<td class="n">93\u00a0%</td>') == len(made["sites"])
 
 
 def test_an_adapter_shows_its_values_and_holds_no_set(tmp_path):

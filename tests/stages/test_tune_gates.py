@@ -13,11 +13,12 @@ def metrics(**changes):
         "after": {
             **{name: {"value": 0.1} for name in shares},
             "perplexity": {"value": 12.0},
-            "task": {"loss": 1.5},
+            "task": {"loss": 1.5, "exact_match": {"value": 0.75}},
             "destroyed": None,
         },
         "paired": {
-            name: {"value": -0.25} for name in ("asr", "over_refusal", "borderline_refusal")
+            name: {"value": -0.25}
+            for name in ("asr", "over_refusal", "borderline_refusal", "exact_match")
         },
         "perplexity_ratio": 1.125,
         "task_perplexity_ratio": 0.5,
@@ -50,6 +51,8 @@ def holds(text, **changes):
         ("perplexity_ratio<=1.1", False),
         ("task_loss<1.5", False),
         ("task_perplexity_ratio<=.5", True),
+        ("exact_match>=0.8", False),
+        ("exact_match_rise>=-0.25", True),
     ],
 )
 def test_a_gate_compares_one_number(text, held):
@@ -113,6 +116,9 @@ def test_without_an_asr_no_gate_on_it_holds_whatever_its_direction(text):
         ("perplexity_ratio>0", {"perplexity_ratio": None}, "the perplexity overflowed"),
         ("task_loss>0", {"after": {"task": None}}, "no task data was held out"),
         ("task_perplexity_ratio>0", {"task_perplexity_ratio": None}, "no task data"),
+        ("exact_match>=0", {"after": {"task": None}}, "no held-out problem was answered"),
+        ("exact_match>=0", {"after": {"task": {"exact_match": None}}}, "--exact-match"),
+        ("exact_match_rise<1", {"paired": {"exact_match": None}}, "--exact-match"),
     ],
 )
 def test_a_number_that_was_not_measured_does_not_hold_and_says_why(text, changes, why):

@@ -21,6 +21,7 @@ from safetypin.stages import (
     discard_scores,
     held,
     identify,
+    is_unfinished,
     now,
     run_stage,
     share_stages,
@@ -190,7 +191,8 @@ class _Running:
 
         def recorded(_: Path) -> Output:
             compute()
-            return Output(payload_hashes(folder, [METRICS_FILE]), [])
+            hashes = payload_hashes(folder, [METRICS_FILE])
+            return Output(hashes, [], is_final=not is_unfinished(folder))
 
         if is_stale(record, folder):
             discard(record)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from safetypin.artifacts import RunRecord, payload_hashes
 from safetypin.experiment._plan import IDENTIFY, Plan
-from safetypin.stages import TrackConfig, TuneConfig
+from safetypin.stages import TrackConfig, TuneConfig, is_unfinished
 
 RECORDS = "records"
 METRICS_FILE = "metrics.json"
@@ -74,6 +74,7 @@ def _part_state(plan: Plan, name: str, settings: TuneConfig | TrackConfig) -> st
         return state
     known = RunRecord.read(record).inputs["settings"]
     same = known == settings.model_dump(mode="json") and not is_stale(record, folder)
+    same = same and not is_unfinished(folder)
     return "done" if same else "begun"
 
 

@@ -21,6 +21,7 @@ from safetypin.intervene.protect import (
     Rewind,
     Warp,
     WarpLora,
+    check_reached,
     readable_inputs,
 )
 
@@ -43,6 +44,7 @@ __all__ = [
     "WarpLora",
     "ablated",
     "check_mask",
+    "check_reached",
     "finetune",
     "heads_ablated",
     "projected",

@@ -48,6 +48,7 @@ def tune_page(metrics: TuneMetrics, examples: Examples | None) -> str:
         rows=_tune_words.rows(metrics.before, metrics.after, metrics.paired),
         held=held,
         found=_tune_words.held(metrics),
+        basis=_tune_words.basis(metrics),
         concentration=_headline.concentration(where) if where else None,
         where_svg=where_figure(where) if where else None,
         rates_svg=rates_picture(metrics.before, metrics.after).inline(),

@@ -55,6 +55,37 @@ class Held(Part):
     where: Grid | None = None
 
 
+class BasisSite(Part):
+    """One input whose directions are the basis of the matrices that read it.
+
+    Attributes:
+        site: Its name.
+        d_in: Its width.
+        rank: How many directions the counted tokens reach.
+        first_share: Share of the squared inputs in the first direction.
+        top_tenth_share: The same of the first tenth.
+        num_for_90: How many directions hold 90 %.
+    """
+
+    site: str
+    d_in: int
+    rank: int
+    first_share: float
+    top_tenth_share: float
+    num_for_90: int
+
+
+class BasisMade(Part):
+    """The coordinates in which coefficients are held; no sites where no input was read."""
+
+    kind: str
+    num_matrices: int
+    num_sites: int
+    num_tokens: int
+    fingerprint: str
+    sites: list[BasisSite]
+
+
 class Protection(Part):
     """What the protection was found to have held, once the training was over.
 
@@ -91,6 +122,7 @@ class TaskLoss(Part):
     perplexity: float | None
     num_tokens: int
     num_texts: int
+    exact_match: Rate | None = None
 
 
 class Side(Part):
@@ -130,6 +162,7 @@ class Paired(Part):
     perplexity_ratio: Change | None = None
     task_perplexity_ratio: Change | None = None
     task_loss: Change | None = None
+    exact_match: Difference | None = None
 
 
 class Gate(Part):
@@ -154,6 +187,7 @@ class TuneMetrics(Part):
     prompts: dict[str, Prompts]
     protect: Protect
     set_: Held | None = Field(alias="set")
+    basis: BasisMade | None = None
     training: Training
     before: Side
     after: Side

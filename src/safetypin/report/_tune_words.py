@@ -105,6 +105,29 @@ def held(metrics: TuneMetrics) -> str | None:
     )
 
 
+def basis(metrics: TuneMetrics) -> str | None:
+    """Return what the basis is, and how much of it the safety prompts reach."""
+    made = metrics.basis
+    if made is None:
+        return None
+    if not made.sites:
+        how = {"identity": "the weights themselves", "random": "drawn at random"}[made.kind]
+        return f"The basis of {made.num_matrices:,} matrices: {how}."
+    full = sum(site.rank == site.d_in for site in made.sites)
+    least = min(made.sites, key=lambda site: site.rank / site.d_in)
+    said = (
+        f"The basis of {made.num_matrices:,} matrices: directions of {made.num_sites:,} inputs, "
+        f"from {made.num_tokens:,} tokens of the safety prompts, which reach every direction of "
+        f"{full:,}"
+    )
+    if full == len(made.sites):
+        return f"{said}."
+    return (
+        f"{said}, and the fewest of {least.site}: {least.rank:,} of {least.d_in:,}. The others "
+        "are arbitrary; more safety prompts reach more."
+    )
+
+
 def _bounds(change: Difference) -> str:
     interval = f" (95 % interval {_words.points_interval(change.interval)})"
     return f"{_words.points(change.value)}{interval if change.interval else ''}"
@@ -191,7 +214,11 @@ def rows(before: Side, after: Side, paired: Paired) -> list[Row]:
             paired.borderline_refusal,
         ),
     ]
-    return [*(_rate_row(*pair) for pair in pairs), *_number_rows(before, after, paired)]
+    found = [*(_rate_row(*pair) for pair in pairs), *_number_rows(before, after, paired)]
+    first, last = (side.task.exact_match if side.task else None for side in (before, after))
+    if first or last:
+        found.append(_rate_row("problems of the task: solved", first, last, paired.exact_match))
+    return found
 
 
 def _rate_row(

@@ -55,9 +55,18 @@ from safetypin.stages._rates import (
     finite,
     rates,
     read_perplexity,
+    verdict_flags,
     why_destroyed,
 )
-from safetypin.stages._run import Output, discard, environment, held, now, run_stage
+from safetypin.stages._run import (
+    Output,
+    discard,
+    environment,
+    held,
+    is_unfinished,
+    now,
+    run_stage,
+)
 from safetypin.stages._score import (
     HALF_FILES,
     SCORES_FILE,
@@ -181,6 +190,7 @@ __all__ = [
     "idle_track_options",
     "idle_tune_options",
     "import_files",
+    "is_unfinished",
     "join_settings",
     "labelled_sets",
     "load_mask",
@@ -214,6 +224,7 @@ __all__ = [
     "solve_problems",
     "track",
     "tune",
+    "verdict_flags",
     "warp_basis",
     "warp_importance",
     "warp_tune",

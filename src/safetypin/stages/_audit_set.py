@@ -24,24 +24,36 @@ def audit_set(folder: Path, chosen: str | None) -> AuditSet:
     Raises:
         UserError: There is no such set, or the verdict names none.
     """
-    files = RunRecord.read(folder / "sets").files  # verifies every file
-    known = [name.removesuffix(mask_file("")) for name in files if name.endswith(mask_file(""))]
-    if chosen is None:
-        name = read_json(folder / "metrics.json")["verdict"]["cell"]
-        if name is None:
-            raise UserError(
-                f"the verdict of the audit in {folder} names no set; choose one with --set: "
-                f"{', '.join(known)}"
-            )
-    else:
-        name = chosen.replace("_p", "-p")
-        name = f"critical-{name}" if name.startswith("q") else name
-    if name not in known:
+    known, default = known_sets(folder), read_json(folder / "metrics.json")["verdict"]["cell"]
+    if chosen is None and default is None:
         raise UserError(
-            f"the audit in {folder} has no set {chosen or name!r}{nearest(name, known)}; it has "
+            f"the verdict of the audit in {folder} names no set; choose one with --set: "
             f"{', '.join(known)}"
         )
+    name = choose_set(folder, chosen, known, default=default)
     return AuditSet(name, read_set(folder / "sets", name))
+
+
+def known_sets(folder: Path) -> list[str]:
+    """Return the names of an audit's sets; verifies every file."""
+    files = RunRecord.read(folder / "sets").files
+    return [name.removesuffix(mask_file("")) for name in files if name.endswith(mask_file(""))]
+
+
+def choose_set(folder: Path, chosen: str | None, known: list[str], *, default: str | None) -> str:
+    """Return the full name of the set that `--set` names (q0.01-p0.01 is a critical one).
+
+    Raises:
+        UserError: There is no such set among the known ones.
+    """
+    name = str(default) if chosen is None else chosen.replace("_p", "-p")
+    name = f"critical-{name}" if name.startswith("q") else name
+    if name not in known:
+        raise UserError(
+            f"the audit in {folder} has no set {chosen or name!r}{nearest(name, known)}; choose "
+            f"one with --set: {', '.join(known)}"
+        )
+    return name
 
 
 def audit_folder(folder: Path) -> Path | None:

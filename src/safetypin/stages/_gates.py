@@ -24,6 +24,7 @@ BOUNDS: dict[Kind, tuple[float, float]] = {
 }
 UNJUDGED = "no answer could be judged"
 OVERFLOWED = "the perplexity overflowed"
+NO_EXACT = "no held-out problem was answered; ask for it with --exact-match"
 NO_TASK = "no task data was held out, or its loss overflowed"
 
 
@@ -69,6 +70,18 @@ GAUGES: dict[str, Gauge] = {
     "task_loss": _number("after.task.loss", NO_TASK, "nats a token of held-out responses"),
     "task_perplexity_ratio": _number(
         "task_perplexity_ratio", NO_TASK, "after over before, held-out responses"
+    ),
+    "exact_match": Gauge(
+        about="share of held-out problems solved",
+        path=("after", "task", "exact_match", "value"),
+        kind="share",
+        missing=NO_EXACT,
+    ),
+    "exact_match_rise": Gauge(
+        about="change of that share on the same problems",
+        path=("paired", "exact_match", "value"),
+        kind="change",
+        missing=NO_EXACT,
     ),
 }
 

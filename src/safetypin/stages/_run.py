@@ -240,6 +240,11 @@ def run_stage(
     return record, False
 
 
+def is_unfinished(folder: Path) -> bool:
+    """Whether a stage in a run folder was killed, or waits for a judge that was out of reach."""
+    return any(folder.glob(f"*/{PARTIAL_FILE}"))
+
+
 def clear(folder: Path) -> None:
     """Remove what an earlier run with other inputs left in a stage's own folder.
 

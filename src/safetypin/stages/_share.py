@@ -10,6 +10,8 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from safetypin.stages._run import PARTIAL_FILE
+
 
 def share_stages(source: Path, target: Path, names: Iterable[str]) -> list[str]:
     """Give `target` those stages that are finished in `source` and not there yet.
@@ -23,12 +25,14 @@ def share_stages(source: Path, target: Path, names: Iterable[str]) -> list[str]:
     taken = []
     for name in names:
         wanted = target / name
-        if wanted.exists() or not (source / name / "run.json").exists():
+        made = source / name
+        is_done = (made / "run.json").exists() and not (made / PARTIAL_FILE).exists()
+        if wanted.exists() or not is_done:
             continue
         part = target / f"{name}.linked"
         shutil.rmtree(part, ignore_errors=True)
         part.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(source / name, part, copy_function=_link)
+        shutil.copytree(made, part, copy_function=_link)
         part.rename(wanted)
         taken.append(name)
     return taken

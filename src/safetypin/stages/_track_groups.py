@@ -15,6 +15,7 @@ from safetypin.artifacts import (
     write_mask,
 )
 from safetypin.select import top_fraction
+from safetypin.stages._audit_set import audit_folder, choose_set, known_sets
 from safetypin.stages._run import Output
 from safetypin.stages._sets import (
     check_origin,
@@ -24,7 +25,6 @@ from safetypin.stages._sets import (
     set_name,
     where,
 )
-from safetypin.stages._settings import nearest
 from safetypin.stages._subject import SCORED, Subject
 from safetypin.stages._track_config import TrackConfig
 from safetypin.stages._track_source import Source
@@ -88,8 +88,8 @@ def given_groups(config: TrackConfig, source: Source, identity: str) -> Given | 
 
 
 def _in_folder(config: TrackConfig, folder: Path, identity: str) -> Given:
-    if (folder / "sets" / "run.json").exists():
-        given = _of_audit(config, folder)
+    if (audit := audit_folder(folder)) is not None:
+        given = _of_audit(config, audit)
         for mask in given.masks.values():
             check_origin(mask, folder, identity, any_model=config.any_model)
         return given
@@ -119,21 +119,10 @@ def _of_tune(config: TrackConfig, folder: Path, identity: str) -> Given:
 
 def _of_audit(config: TrackConfig, folder: Path) -> Given:
     """Return the set of an audit's verdict, else the one that its report looks into."""
-    files = RunRecord.read(folder / "sets").files  # verifies every file
-    known = [name.removesuffix(mask_file("")) for name in files if name.endswith(mask_file(""))]
+    known, found = known_sets(folder), read_json(folder / "metrics.json")
+    looked_into = found["verdict"]["cell"] or (found["where"] or {}).get("cell")
     critical = [name for name in known if name.startswith("critical-")]
-    if config.set is None:
-        found = read_json(folder / "metrics.json")
-        name = found["verdict"]["cell"] or (found["where"] or {}).get("cell")
-    else:
-        name = config.set.replace("_p", "-p")
-        name = name if name.startswith("critical-") else f"critical-{name}"
-    if name not in critical:
-        hint = nearest(str(name), critical)
-        raise UserError(
-            f"the audit in {folder} has no set {config.set!r}{hint}; choose one with --set: "
-            f"{', '.join(critical)}"
-        )
+    name = choose_set(folder, config.set, critical, default=looked_into)
     masks = {"critical": read_set(folder / "sets", name)}
     for group in ("top_safety", "top_utility"):
         if (beside := name.replace("critical", group)) in known:

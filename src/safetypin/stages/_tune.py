@@ -40,7 +40,7 @@ from safetypin.stages._tune_set import (
     read_protected,
 )
 from safetypin.stages._tune_training import Trainee, describe_protection, training_log
-from safetypin.stages._warp import basis_in, keep_basis
+from safetypin.stages._warp import basis_in, basis_result, keep_basis
 from safetypin.stages._warp_mask import make_rotated
 
 SCHEMA = 1
@@ -278,6 +278,7 @@ class _Tuning:
             "prompts": describe_prompts(self.sets, sources),
             "protect": describe_protection(config),
             "set": chosen and {**chosen.result, "calibration": self._calibration()},
+            "basis": basis_result(self.series) if config.is_rotated else None,
             "training": describe_training(training, training_log(self.out / "training")),
             **compared(before.result, after.result, config.max_degenerate),
         }

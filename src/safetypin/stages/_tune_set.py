@@ -20,7 +20,7 @@ from safetypin.artifacts import (
 )
 from safetypin.intervene import PROTECTIONS
 from safetypin.select import matched_random, top_fraction
-from safetypin.stages._audit_set import audit_set
+from safetypin.stages._audit_set import audit_folder, audit_set
 from safetypin.stages._run import Output, discard
 from safetypin.stages._score import SCORES_FILE, UNITS_PER_EXAMPLE, Scoring, score
 from safetypin.stages._scored import calibrated, scoring
@@ -69,8 +69,8 @@ def given_set(config: TuneConfig, identity: str, model: PreTrainedModel | None =
     if neurons is not None and model is not None:
         mask = weights_of(neurons, folder, config, identity, model)
         given = Given(mask=mask, source="contrast")
-    elif (folder / "sets" / "run.json").exists():
-        given = _from_audit(folder, config.set)
+    elif (audit := audit_folder(folder)) is not None:
+        given = _from_audit(audit, config.set)
         check_origin(given.mask, folder, identity, any_model=config.any_model)
     elif config.set is not None:
         raise UserError(f"--set chooses one of an audit's sets, but {folder} is no audit")

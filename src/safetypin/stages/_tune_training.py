@@ -26,6 +26,7 @@ from safetypin.intervene import (
     Full,
     Lora,
     Protection,
+    check_reached,
     finetune,
     save_tuned,
     training_rows,
@@ -123,7 +124,7 @@ class Trainee:
 
     def _check_rotated(self, model: PreTrainedModel) -> Protection:
         """Check what does not depend on the basis, which is still to be made."""
-        weights_of_layers(model, self._config.targets, self._config.layers)
+        rotated = weights_of_layers(model, self._config.targets, self._config.layers)
         if self._config.keep_ratio == 1:
             raise UserError("keep_ratio 1 holds every coefficient, so nothing could be trained")
         if self._config.protect == "warp":
@@ -135,6 +136,7 @@ class Trainee:
             }
         )
         lora.check(model)
+        check_reached(model, self._config.lora_targets, rotated)
         return lora
 
     def _any_set(self) -> WeightMask:

@@ -10,6 +10,7 @@ from safetypin.artifacts import (
     ArtifactMismatchError,
     Basis,
     PromptSet,
+    RunRecord,
     UserError,
     assemble_basis,
     describe_basis,
@@ -176,6 +177,12 @@ def basis_in(out: Path, subject: Subject, config: TuneConfig) -> Basis:
             "inputs; use the same --plain and --system, or make it anew with `safetypin warp basis`"
         )
     return basis
+
+
+def basis_result(series: Series) -> dict[str, Any]:
+    """Return what the record of the basis of a run folder says, wherever it was made."""
+    made = series.records.get(BASIS)
+    return dict((made or RunRecord.read(series.out / BASIS)).result)
 
 
 def keep_basis(series: Series, folder: Path) -> None:

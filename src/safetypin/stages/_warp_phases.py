@@ -97,6 +97,8 @@ def warp_importance(
         subject = _subject(series, config)
         basis_in(run, subject, config)
         keep_basis(series, run)
+        if series.out != run:  # where it is killed from here on, it is known what is missing
+            write_json(series.out / SETTINGS_FILE, _chosen(config))
         answers = make_basis(series, config, subject, prompts)
         record = make_mask(series, config, subject, answers)
         write_json(series.out / SETTINGS_FILE, _chosen(config))

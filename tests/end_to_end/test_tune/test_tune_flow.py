@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from end_to_end import tiny
 from end_to_end.comparing import read_metrics
 from safetypin.artifacts import load
 from safetypin.evaluate import attack_success_rate, generate, judge, perplexity
@@ -12,6 +13,7 @@ from safetypin.intervene import PROTECTIONS
 from safetypin.models import load_model
 from safetypin.prompts import load_prompts
 from safetypin.stages import tune
+from safetypin.stages._tune_data import read_sets
 
 
 def weights(folder):
@@ -66,6 +68,31 @@ def test_what_is_measured_is_the_model_that_is_taken_away(place, tuned):
     assert attack_success_rate(judge(answers)).to_json() == found["after"]["asr"]
     text = perplexity(model, tokenizer, load_prompts(place / "text.jsonl").shuffled(0))
     assert text.value == pytest.approx(found["after"]["perplexity"]["value"])
+
+
+def test_held_out_problems_are_solved_where_the_last_number_is_right(
+    tune_settings, train_file, tmp_path
+):
+    rows = [json.loads(line) for line in train_file.read_text().splitlines()]
+    for row in rows:
+        row["response"] = f"{tiny.ANSWER} noun7"
+    data = tmp_path / "problems.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = {"data": str(data), "exact_match": True, "exact_match_tokens": 14}
+    settings = tune_settings(
+        protect="none", max_steps=16, gates=("exact_match>=0.5", "exact_match_rise>0"), **asked
+    )
+    out = tmp_path / "out"
+    found = tune(settings, out)
+    held_out = read_sets(settings)["task"]
+    model, tokenizer = load_model(str(out / "training" / "model"), device="cpu")
+    answers = generate(model, tokenizer, held_out, max_new_tokens=14)
+    solved = sum(answer.text.endswith("noun7") for answer in answers)
+    assert found["before"]["task"]["exact_match"]["num_hits"] == 0
+    assert found["after"]["task"]["exact_match"]["num_hits"] == solved > 0
+    assert found["paired"]["exact_match"]["num_up"] == solved
+    assert found["passed"]
+    assert "problems of the task: solved" in (out / "report.html").read_text()
 
 
 def test_metrics_tell_the_training(tuned):

@@ -48,6 +48,15 @@ def test_of_an_audit_the_set_of_its_verdict_is_taken(protected, finished):
     assert mask.fingerprint == known.fingerprint
 
 
+def test_the_folder_of_an_audits_sets_stands_for_the_audit(tune_settings, finished):
+    found = [
+        given_set(tune_settings(mask=str(folder)), identity(finished))
+        for folder in (finished, finished / "sets")
+    ]
+    assert [given.name for given in found] == ["critical-q0.01-p0.01"] * 2
+    assert found[0].mask.fingerprint == found[1].mask.fingerprint
+
+
 def test_of_another_tuning_its_own_set_is_taken(protected, tuned):
     about, mask = protected(mask=str(tuned))
     assert about["source"] == "tune"
@@ -77,7 +86,7 @@ def test_an_unknown_set_of_an_audit_names_those_there_are(tune_settings, finishe
     with pytest.raises(UserError) as raised:
         given_set(config, identity(finished))
     assert "has no set 'q0.1-p0.01'; did you mean critical-q0.01-p0.01" in str(raised.value)
-    assert "it has critical-q0.01-p0.01, top_utility-q0.01-p0.01" in str(raised.value)
+    assert "with --set: critical-q0.01-p0.01, top_utility-q0.01-p0.01" in str(raised.value)
 
 
 def test_an_audit_whose_verdict_names_no_set_asks_for_one(tune_settings, finished, tmp_path):

@@ -96,7 +96,10 @@ def test_tuning_under_warp_makes_basis_and_mask_and_holds_them(warped, place):
     assert basis.counted == "all"
     record = RunRecord.read(warped / "basis")
     assert {site["rank"] for site in record.result["sites"]} <= set(range(1, 65))
-    assert "coefficients" in (warped / "report.html").read_text()
+    assert metrics["basis"] == record.result
+    page = (warped / "report.html").read_text()
+    assert "coefficients" in page
+    assert "Rank and spectrum of every input" in page
 
 
 def test_the_mask_takes_one_bit_an_entry(warped):
@@ -231,6 +234,30 @@ def test_a_killed_basis_goes_on_at_the_next_block(
     assert read_metrics(out)["after"] == read_metrics(warped)["after"]
 
 
+def test_a_killed_importance_phase_goes_on_without_a_new_basis(
+    command, warp_words, phases, tmp_path, monkeypatch
+):
+    out, whole = tmp_path / "out", _warp_mask.coefficient_gradients
+
+    def killed(model, batches, basis, **options):
+        whole(model, list(batches)[:1], basis, **options)
+        raise KeyboardInterrupt
+
+    def remade(*args, **options):
+        raise AssertionError("the basis was made again")
+
+    words = warp_words("importance", phases[0], out, keep_ratio=0.2)
+    monkeypatch.setattr(_warp, "block_directions", remade)
+    monkeypatch.setattr(_warp_mask, "coefficient_gradients", killed)
+    assert command(*words).code == 130
+    assert (out / "basis" / "run.json").exists()
+    assert not (out / "set").exists()
+    assert "holds no mask yet" in refused(command, warp_words("tune", out, tmp_path / "tuned"))
+    monkeypatch.setattr(_warp_mask, "coefficient_gradients", whole)
+    assert command(*words).code == 0
+    assert load(out / "set").fingerprint == load(phases[1] / "set").fingerprint
+
+
 def blocks(weights):
     found = {}
     for name, weight in weights.items():
@@ -321,10 +348,12 @@ def test_a_phase_that_comes_too_early_is_refused(command, warp_words, phases, tm
         ({"targets": "nothing"}, "matches no weight"),
         ({"control": "random"}, "its controls are --importance random"),
         ({"rotation": "svd"}, "choose one of input, random, identity"),
+        ({"protect": "warp-lora", "targets": "ffn_up"}, "choose lora_targets among the modules"),
+        ({"protect": "warp-lora", "lora_targets": "nothing"}, "matches no"),
     ],
 )
 def test_bad_settings_are_refused_before_anything_is_written(tune_refused, changes, said):
-    assert said in tune_refused(protect="warp", **changes)
+    assert said in tune_refused(**{"protect": "warp", **changes})
 
 
 def test_a_mask_of_weights_and_one_of_coefficients_are_not_mixed_up(

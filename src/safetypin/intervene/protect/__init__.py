@@ -15,7 +15,7 @@ from safetypin.intervene.protect._only import OnlyTrain
 from safetypin.intervene.protect._protection import Guard, Protection
 from safetypin.intervene.protect._rewind import Rewind
 from safetypin.intervene.protect._warp import Warp
-from safetypin.intervene.protect._warp_lora import WarpLora
+from safetypin.intervene.protect._warp_lora import WarpLora, check_reached
 
 __all__ = [
     "PROTECTIONS",
@@ -32,6 +32,7 @@ __all__ = [
     "Rewind",
     "Warp",
     "WarpLora",
+    "check_reached",
     "readable_inputs",
 ]
 

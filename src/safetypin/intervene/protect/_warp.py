@@ -7,14 +7,15 @@ and rounds W through W U U^T in bfloat16, which changes half of the weights with
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
-from safetypin.artifacts import ArtifactMismatchError, Basis, UserError, WeightMask
+from safetypin.artifacts import IDENTITY, ArtifactMismatchError, Basis, UserError, WeightMask
 from safetypin.intervene._prune import check_shapes
 from safetypin.intervene.protect._coefficients import (
     TOLERANCE,
@@ -25,6 +26,8 @@ from safetypin.intervene.protect._coefficients import (
 )
 from safetypin.intervene.protect._protection import Guard, Protection
 from safetypin.models import check_basis
+
+ORTHONORMAL = 1e-4  # the change of a random vector by U U^T; eigenvectors in float32 give 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +129,23 @@ def check_rotated(model: PreTrainedModel, basis: Basis, mask: WeightMask) -> Non
         )
     basis.check_has(mask.tensors)
     check_shapes(model, mask)
+    _check_orthonormal(basis, mask.tensors)
+
+
+def _check_orthonormal(basis: Basis, names: Iterable[str]) -> None:
+    """Raise if U U^T is not the identity, by what it makes of two random vectors."""
+    if basis.kind == IDENTITY:
+        return
+    for site in dict.fromkeys(basis.sites[name] for name in names):
+        directions = basis.directions[site]
+        generator = torch.Generator().manual_seed(0)
+        probe = torch.randn(len(directions), 2, generator=generator).to(directions)
+        off = float((directions @ (directions.T @ probe) - probe).norm() / probe.norm())
+        if not off <= ORTHONORMAL:
+            raise UserError(
+                f"the directions of {site} are not orthonormal (off by {off:.1e}), so held "
+                "coefficients would move; make the basis again with `safetypin warp basis`"
+            )
 
 
 def _write(matrices: Sequence[Coefficients]) -> None:

@@ -5,7 +5,7 @@ An entry mask on B A would leave no adapter (the product is of full rank); whole
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,16 @@ from safetypin.intervene.protect._masked_lora import adapter_inputs, covering_co
 from safetypin.intervene.protect._protection import Guard
 from safetypin.intervene.protect._targets import adapted_layers
 from safetypin.intervene.protect._warp import check_rotated
+
+
+def check_reached(model: PreTrainedModel, targets: Sequence[str], matrices: Container[str]) -> None:
+    """Raise unless one of the matrices, parameter names, carries an adapter on these targets."""
+    if not any(f"{name}.weight" in matrices for name in adapted_layers(model, targets)):
+        raise UserError(
+            "none of the mask's matrices carries an adapter (adapters on "
+            f"{', '.join(targets)}), so nothing would be protected; choose lora_targets among the "
+            "modules of the basis"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,13 +67,8 @@ class WarpLora(Lora):
         super().check(model)
         check_rotated(model, self.basis, self.mask)
         layers = adapted_layers(model, self.targets)
+        check_reached(model, self.targets, self.mask.tensors)
         reached = {name for name in layers if f"{name}.weight" in self.mask.tensors}
-        if not reached:
-            raise UserError(
-                "none of the mask's matrices carries an adapter (adapters on "
-                f"{', '.join(self.targets)}), so nothing would be protected; choose lora_targets "
-                "among the modules of the basis"
-            )
         if all(name in reached and self._held(name).all() for name in layers):
             raise UserError(
                 "every direction of every adapted matrix holds a masked entry, so nothing could be "
