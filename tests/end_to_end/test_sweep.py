@@ -214,6 +214,20 @@ def test_methods_are_compared_with_methods_at_their_largest_size(found):
     assert found["sets"]["of"]["difference"] == "difference-q0.05-p0.05"
     matrix = found["sets"]["between"]["jaccard"]
     assert [row[place] for place, row in enumerate(matrix)] == [1.0] * len(matrix)
+    shares = found["sets"]["between"]["share_of_smaller"]
+    assert all(
+        share >= index
+        for shared, row in zip(shares, matrix, strict=True)
+        for share, index in zip(shared, row, strict=True)
+    )
+
+
+def test_the_tops_are_compared_in_every_matrix(found):
+    by_matrix = found["sets"]["overlap"]["snip"]["by_matrix"]
+    assert by_matrix["layers"] == [0, 1]
+    assert len(by_matrix["modules"]) == 7
+    for key in ("jaccard", "chance", "noise_floor"):
+        assert all(0 <= value <= 1 for row in by_matrix[key] for value in row)
 
 
 def test_what_is_done_is_kept_and_a_changed_method_is_run_again(file, swept, tmp_path):

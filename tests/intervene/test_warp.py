@@ -125,9 +125,13 @@ def test_20_steps_equal_those_of_w_c_ut_itself(family, kind, make, weight_decay,
         assert (found - weight).abs().max() < 1e-10 * weight.abs().max(), name
 
 
+# a fused one changes what it steps without a new version of it
+@pytest.mark.parametrize("optimizer", ["adamw_torch", "adamw_torch_fused"])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 @pytest.mark.parametrize("kind", BASES)
-def test_20_adamw_steps_of_the_training_loop_equal_those_of_w_c_ut_itself(kind, weight_decay):
+def test_20_adamw_steps_of_the_training_loop_equal_those_of_w_c_ut_itself(
+    kind, weight_decay, optimizer
+):
     model = build("llama")
     protect = warp_of(model, kind)
     batch = padded(training_rows(tokenizer(), ONE).rows, pad=0)
@@ -137,7 +141,7 @@ def test_20_adamw_steps_of_the_training_loop_equal_those_of_w_c_ut_itself(kind, 
     )  # fmt: skip
     tuned(
         model, protect, data=ONE, max_steps=20, batch_size=1, learning_rate=1e-3,
-        weight_decay=weight_decay, schedule="constant", max_grad_norm=1.0,
+        weight_decay=weight_decay, schedule="constant", max_grad_norm=1.0, optimizer=optimizer,
     )  # fmt: skip
     for name, weight in expected.items():
         found = model.get_parameter(name).detach().double()
@@ -162,6 +166,9 @@ WAYS = {
     "clipping": {"max_grad_norm": 0.01},
     "decay": {"weight_decay": 0.1},
     "bf16": {"precision": "bf16", "weight_decay": 0.1},
+    "fused": {"optimizer": "adamw_torch_fused", "weight_decay": 0.1},
+    "rmsprop": {"optimizer": "rmsprop"},
+    "adagrad": {"optimizer": "adagrad"},
     "sgd": {"optimizer": "sgd", "weight_decay": 0.1, "learning_rate": 0.1},
     "checkpointing": {"gradient_checkpointing": True},
 }

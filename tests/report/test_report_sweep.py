@@ -246,6 +246,30 @@ def test_the_size_is_drawn_for_every_attack_and_every_unit():
     assert counts == [(bare, 5), (bare, 1), (decoding, 5), (decoding, 1)]  # weights, then ranks
 
 
+def test_what_the_sets_share_is_shown_by_matrix_and_for_unequal_sizes(tmp_path):
+    metrics = example_sweep()
+    metrics["sets"]["overlap"]["snip"]["by_matrix"] = {
+        "layers": [0, 1],
+        "modules": ["q_proj", "up_proj"],
+        "jaccard": [[0.25, 0.5], [0.75, None]],
+        "chance": [[0.05, 0.05], [0.05, None]],
+        "noise_floor": [[0.6, 0.7], [0.8, None]],
+    }
+    metrics["sets"]["between"] |= {
+        "chance": [[1.0, 0.02], [0.02, 1.0]],
+        "share_of_smaller": [[1.0, 0.9], [0.9, 1.0]],
+        "chance_share_of_smaller": [[1.0, 0.05], [0.05, 1.0]],
+    }
+    text = text_of(tmp_path, metrics)
+    assert "snip by matrix: Jaccard index / by chance / between halves of the prompts" in text
+    assert "0.25 / 0.05 / 0.60" in text
+    assert "n/a / n/a / n/a" in text
+    assert "0.250 (0.020)" in text
+    assert "share of the smaller one that lies in the larger (by chance)" in text
+    assert "0.900 (0.050)" in text
+    assert "in each matrix." in text
+
+
 def test_the_spread_of_controls_counts_those_that_are_destroyed():
     cells = parsed(example_sweep()).cells
     assert spread(cells[2:5]).replace("\u00a0", " ") == "5 % to 8 %, 1 destroyed"

@@ -35,6 +35,15 @@ def test_the_overlap_of_a_worked_example():
     assert found.chance_jaccard == pytest.approx(1.2 / 8.8)
 
 
+def test_a_set_inside_of_another_is_shared_whole_whatever_their_sizes():
+    small, large = mask_of(up=[1]), mask_of(up=[0, 1, 2, 3, 4])
+    for found in (overlap(small, large), overlap(large, small)):
+        assert found.share_of_smaller == 1.0
+        assert found.jaccard == 1 / 5
+        assert found.chance_share_of_smaller == pytest.approx(0.5)
+    assert overlap(mask_of(), large).share_of_smaller is None
+
+
 def test_the_jaccard_index_is_that_of_the_masks():
     a, b = mask_of(up=[1, 2], down=[0]), mask_of(up=[2], down=[0, 9])
     assert overlap(a, b).jaccard == a.jaccard(b)

@@ -4,9 +4,17 @@ from collections.abc import Sequence
 
 from safetypin.report import _words
 from safetypin.report._findings import Figure, Section, Table
-from safetypin.report._maps import overlap_figure
+from safetypin.report._maps import map_picture, overlap_figure
+from safetypin.report._metrics import MatrixOverlap, Overlap
 from safetypin.report._sweep_figures import similarity_picture
 from safetypin.report._sweep_metrics import SweepMetrics
+
+
+BETWEEN = {
+    "jaccard": "Methods against methods, each at its largest size: Jaccard index (by chance)",
+    "share_of_smaller": "The same sets: share of the smaller one that lies in the larger (by chance)",
+}
+CHANCE = {"jaccard": "chance", "share_of_smaller": "chance_share_of_smaller"}
 
 
 def relations(m: SweepMetrics) -> Section:
@@ -23,7 +31,9 @@ def relations(m: SweepMetrics) -> Section:
     tables = [Table(label="Safety and utility tops", columns=columns, rows=rows)]
     names = list(m.sets.of)
     if len(names) > 1:
-        tables.append(_between(m, names))
+        tables += [
+            _between(m, names, key, label) for key, label in BETWEEN.items() if key in m.sets.between
+        ]
     figures = [
         Figure(
             svg=overlap_figure(top, name=f"overlap-{scorer}"),
@@ -33,6 +43,10 @@ def relations(m: SweepMetrics) -> Section:
         for scorer, top in m.sets.overlap.items()
         if top.by_layer
     ]
+    for scorer, top in m.sets.overlap.items():
+        if top.by_matrix is not None:
+            figures.append(_map(scorer, top, top.by_matrix))
+            tables.append(_matrices(scorer, top.by_matrix))
     if m.ranks is not None:
         figures.append(
             Figure(
@@ -44,21 +58,60 @@ def relations(m: SweepMetrics) -> Section:
     return Section(
         anchor="overlap",
         heading="What the sets share",
-        words=["Jaccard index of two sets: shared weights over all weights of both."],
+        words=[
+            "Jaccard index of two sets: shared weights over all weights of both. Sets of different "
+            "sizes cannot have a high one; how much of the smaller lies in the larger they can."
+        ],
         figures=figures,
         tables=tables,
     )
 
 
-def _between(m: SweepMetrics, names: Sequence[str]) -> Table:
+def _map(scorer: str, top: Overlap, by: MatrixOverlap) -> Figure:
+    """Draw where the tops agree, matrix by matrix."""
+    picture = map_picture(
+        f"overlap-map-{scorer}",
+        f"{scorer}: Jaccard index of safety and utility tops by layer and module; the numbers are "
+        "in the table below",
+        by.layers,
+        by.modules,
+        by.jaccard,
+        spelt=lambda value: _words.decimal(value, 2),
+    )
+    caption = (
+        f"{scorer}: Jaccard index of safety and utility tops of {_words.setting(top.fraction)} in "
+        "each matrix."
+    )
+    return Figure(svg=picture.inline(), caption=caption)
+
+
+def _matrices(scorer: str, by: MatrixOverlap) -> Table:
+    """Return the index of every matrix over chance and noise floor, a row a layer."""
+    rows = []
+    for layer, *parts in zip(by.layers, by.jaccard, by.chance, by.noise_floor, strict=True):
+        cells = [
+            " / ".join(_words.decimal(value, 2) for value in cell)
+            for cell in zip(*parts, strict=True)
+        ]
+        rows.append((str(layer), *cells))
+    return Table(
+        label=f"{scorer} by matrix: Jaccard index / by chance / between halves of the prompts",
+        columns=("Layer", *by.modules),
+        rows=rows,
+        folded=True,
+    )
+
+
+def _between(m: SweepMetrics, names: Sequence[str], key: str, label: str) -> Table:
     assert m.sets is not None
-    matrix = m.sets.between["jaccard"]
+    matrix, chance = m.sets.between[key], m.sets.between.get(CHANCE[key])
     rows = []
     for place, name in enumerate(names):
         shown = [_words.decimal(value, 3) for value in matrix[place]]
+        if chance is not None:
+            shown = [
+                f"{value} ({_words.decimal(by, 3)})"
+                for value, by in zip(shown, chance[place], strict=True)
+            ]
         rows.append((f"{name} ({m.sets.of[name].removeprefix(name + '-')})", *shown))
-    return Table(
-        label="Methods against methods, each at its largest size",
-        columns=("Method", *names),
-        rows=rows,
-    )
+    return Table(label=label, columns=("Method", *names), rows=rows)

@@ -92,10 +92,12 @@ class Protection(Part):
     Attributes:
         held: Weights that are as they were before; None where coefficients are held.
         frozen_change: The largest change of a held coefficient, over the largest of its matrix.
+        free_change: That of a free one, over the largest weight of its matrix.
     """
 
     held: int | None = None
     frozen_change: float | None = None
+    free_change: float | None = None
 
 
 class Training(Part):

@@ -99,10 +99,15 @@ def held(metrics: TuneMetrics) -> str | None:
         return f"{found.held:,} weights {how}, checked after training"
     if found.frozen_change is None:
         return None
-    return (
+    said = (
         f"coefficients, which moved by at most {_words.figures(found.frozen_change, 2)} of the "
         "largest of their matrix, as float32 rounds"
     )
+    if found.free_change is None:
+        return said
+    if not found.free_change:
+        return f"{said}; no free one moved either, so no matrix of the mask was trained"
+    return f"{said}; free ones by up to {_words.figures(found.free_change, 2)}"
 
 
 def basis(metrics: TuneMetrics) -> str | None:

@@ -27,6 +27,7 @@ from safetypin.select._overlap import (
     overlap_by_layer,
     overlap_by_matrix,
     overlap_by_role,
+    pooled,
 )
 from safetypin.select._patterns import bottom_n_of_m, parse_pattern, top_n_of_m
 from safetypin.select._places import layer_index, role
@@ -74,6 +75,7 @@ __all__ = [
     "overlap_by_matrix",
     "overlap_by_role",
     "parse_pattern",
+    "pooled",
     "random_heads",
     "random_neurons",
     "role",

@@ -7,7 +7,7 @@ b among N weights. Both add up over matrices, because they are drawn independent
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from safetypin.artifacts import WeightMask
 from safetypin.select._places import layer_index, matrices, role
@@ -46,6 +46,16 @@ class Overlap:
     def share_of_a(self) -> float | None:
         """Share of the first set that is in the second, in [0, 1]."""
         return self._share_of(float(self.num_both))
+
+    @property
+    def share_of_smaller(self) -> float | None:
+        """Share of the smaller set that is in the larger: 1 for a set inside of another."""
+        return self._share_of_smaller(float(self.num_both))
+
+    @property
+    def chance_share_of_smaller(self) -> float | None:
+        """The expected share of the smaller set that is in a random larger one."""
+        return self._share_of_smaller(self.chance_both)
 
     @property
     def chance_jaccard(self) -> float | None:
@@ -88,6 +98,10 @@ class Overlap:
         union = self.num_a + self.num_b - num_both
         return num_both / union if union else None
 
+    def _share_of_smaller(self, num_both: float) -> float | None:
+        smaller = min(self.num_a, self.num_b)
+        return num_both / smaller if smaller else None
+
     def _share_of(self, num_both: float) -> float | None:
         return num_both / self.num_a if self.num_a else None
 
@@ -127,7 +141,7 @@ def overlap(a: WeightMask, b: WeightMask) -> Overlap:
         ArtifactMismatchError: The sets are of different weights.
     """
     a.check_same_weights(b)
-    return _pooled(_matrix_overlaps(a, b, a.tensors))
+    return pooled(_matrix_overlaps(a, b, a.tensors))
 
 
 def overlap_by_layer(a: WeightMask, b: WeightMask) -> list[GroupOverlap]:
@@ -156,7 +170,7 @@ def _grouped(
     for name in a.tensors:
         names.setdefault(place(name), []).append(name)
     groups = [
-        GroupOverlap(layer=layer, role=part, overlap=_pooled(_matrix_overlaps(a, b, members)))
+        GroupOverlap(layer=layer, role=part, overlap=pooled(_matrix_overlaps(a, b, members)))
         for (layer, part), members in names.items()
     ]
     return sorted(groups, key=lambda group: math.inf if group.layer is None else group.layer)
@@ -191,7 +205,8 @@ def _matrix_overlap(num_weights: int, num_a: int, num_b: int, num_both: int) -> 
     )
 
 
-def _pooled(parts: list[Overlap]) -> Overlap:
+def pooled(parts: Sequence[Overlap]) -> Overlap:
+    """Return what two sets share over several parts of the model together."""
     return Overlap(
         num_weights=sum(part.num_weights for part in parts),
         num_a=sum(part.num_a for part in parts),

@@ -155,7 +155,7 @@ class MethodMatrix:
     overlaps: Mapping[tuple[str, str], Overlap]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the Jaccard indices and their chance levels as grids, rows in order of names."""
+        """Return Jaccard indices and shares of the smaller set, with chance, as grids in order."""
 
         def grid(value: str) -> list[list[float | None]]:
             rows = [[self.overlaps[one, other] for other in self.names] for one in self.names]
@@ -166,6 +166,8 @@ class MethodMatrix:
             "num_selected": [self.overlaps[name, name].num_a for name in self.names],
             "jaccard": grid("jaccard"),
             "chance": grid("chance_jaccard"),
+            "share_of_smaller": grid("share_of_smaller"),
+            "chance_share_of_smaller": grid("chance_share_of_smaller"),
         }
 
 

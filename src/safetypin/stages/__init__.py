@@ -46,6 +46,7 @@ from safetypin.stages._idle import (
     refuse_idle,
 )
 from safetypin.stages._import import import_files
+from safetypin.stages._overlaps import overlap_of_tops, where
 from safetypin.stages._pair import Where
 from safetypin.stages._patch import patch_models
 from safetypin.stages._patch_config import PatchConfig, make_patch_config
@@ -80,14 +81,7 @@ from safetypin.stages._score_files import score_files
 from safetypin.stages._scored import calibrated
 from safetypin.stages._series import Series
 from safetypin.stages._set_files import prune_files, select_files
-from safetypin.stages._sets import (
-    cut_sets,
-    load_mask,
-    overlap_of_tops,
-    read_set,
-    set_name,
-    where,
-)
+from safetypin.stages._sets import cut_sets, load_mask, read_set, set_name
 from safetypin.stages._settings import (
     check_choice,
     check_share,

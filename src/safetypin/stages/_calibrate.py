@@ -2,13 +2,13 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from safetypin.artifacts import Prompt, PromptSet, Verdict, write_text
+from safetypin.artifacts import Prompt, PromptSet, Response, Verdict, write_text
 from safetypin.evaluate import judge_with_reasons
 from safetypin.stages._evaluate import answer
 from safetypin.stages._progress import Reporter
@@ -35,12 +35,14 @@ def calibrate(
 ) -> Output:
     """Let the model answer and keep the prompts whose answer has the verdict `keep`.
 
-    A prompt set that comes with responses is taken as it is. `keep` None keeps every answer that
-    has a token.
+    A prompt set that comes with responses is taken as it is; where refusals are wanted, it is said
+    how many of them are none. `keep` None keeps every answer that has a token.
     """
     outage = False
     if prompts.has_responses:
         kept = list(prompts)
+        if keep is Verdict.REFUSAL:
+            _tell_others(kept, reporter)
         counts = {"num_asked": len(kept), "num_refused": None, "num_kept": len(kept)}
     else:
         responses = answer(
@@ -69,6 +71,18 @@ def calibrate(
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     write_text(folder / CALIBRATION_FILE, text)
     return Output(counts, [CALIBRATION_FILE], not outage)
+
+
+def _tell_others(given: Sequence[Prompt], reporter: Reporter) -> None:
+    """Say how many given responses are no refusal, by the judge that costs nothing."""
+    responses = [Response(prompt=prompt.text, text=prompt.response or "") for prompt in given]
+    findings = judge_with_reasons(responses, "phrases")
+    others = sum(finding.verdict is not Verdict.REFUSAL for finding in findings)
+    if others:
+        reporter.note(
+            f"{others} of {len(given)} given responses to harmful prompts are no refusal by the "
+            "judge phrases; they are scored on as they were given, so leave out what is not safe"
+        )
 
 
 def read_calibration(folder: Path, name: str) -> PromptSet:

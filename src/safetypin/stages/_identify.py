@@ -10,7 +10,8 @@ from safetypin.stages._progress import Reporter
 from safetypin.stages._run import Output, discard, held
 from safetypin.stages._score import UNITS_PER_EXAMPLE
 from safetypin.stages._series import Series
-from safetypin.stages._sets import set_name, where
+from safetypin.stages._overlaps import where
+from safetypin.stages._sets import set_name
 from safetypin.stages._subject import SCORED, Subject
 from safetypin.stages._track_config import TrackConfig
 from safetypin.stages._track_groups import shares_of

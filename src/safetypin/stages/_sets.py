@@ -1,6 +1,6 @@
 """Cut sets from scores: S(q, p), the top q of safety minus the top p of utility."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,8 @@ from safetypin.artifacts import (
     read_mask,
     write_mask,
 )
-from safetypin.select import (
-    Overlap,
-    overlap,
-    overlap_by_layer,
-    overlap_by_matrix,
-    top_of_same_size,
-)
+from safetypin.select import top_of_same_size
+from safetypin.stages._overlaps import overlap_of_tops, where
 from safetypin.stages._run import Output
 from safetypin.stages._tops import packed_mask, packed_tops
 
@@ -151,97 +146,3 @@ def check_origin(mask: WeightMask, folder: Path, identity: str, *, any_model: bo
             f"the set in {folder} is of {mask.model_id}, the model is {identity}; "
             "--any-model uses it all the same if the shapes are equal"
         )
-
-
-def overlap_of_tops(
-    fraction: float,
-    safety: WeightMask,
-    utility: WeightMask,
-    halves: Mapping[str, Sequence[WeightMask]],
-) -> dict[str, Any]:
-    """Return the overlap of two tops with its chance level and its noise floors."""
-    floors = {name: overlap(*parts) for name, parts in halves.items()}
-    by_layer = {
-        name: {part.layer: part.overlap for part in overlap_by_layer(*parts)}
-        for name, parts in halves.items()
-    }
-    layers = []
-    for part in overlap_by_layer(safety, utility):
-        if part.layer is None:
-            continue
-        found = _halves({name: parts[part.layer] for name, parts in by_layer.items()})
-        jaccards = [half["jaccard"] for half in found]
-        # the floor of a comparison between two scores: the less repeatable of the two
-        floor = None if None in jaccards else min(jaccards, default=None)
-        shared = _shared(part.overlap)
-        layers.append({"layer": part.layer, **shared, "noise_floor": floor, "halves": found})
-    whole = _halves(floors)
-    known = {half["of"]: half["jaccard"] for half in whole}
-    return {
-        "fraction": fraction,
-        **_shared(overlap(safety, utility)),
-        "noise_floor_safety": known.get("safety"),
-        "noise_floor_utility": known.get("utility"),
-        "halves": whole,
-        "by_layer": layers,
-    }
-
-
-def _shared(both: Overlap) -> dict[str, Any]:
-    """Return what a safety and a utility top share, with every count behind it."""
-    return {
-        "jaccard": both.jaccard,
-        "chance": both.chance_jaccard,
-        "num_both": both.num_both,
-        "chance_both": both.chance_both,
-        "num_safety": both.num_a,
-        "num_utility": both.num_b,
-        "num_weights": both.num_weights,
-    }
-
-
-def _halves(parts: Mapping[str, Overlap]) -> list[dict[str, Any]]:
-    """Return what the tops of two halves of the prompts share, with its counts."""
-    return [
-        {
-            "of": name,
-            "jaccard": both.jaccard,
-            "num_both": both.num_both,
-            "num_first": both.num_a,
-            "num_second": both.num_b,
-        }
-        for name, both in parts.items()
-    ]
-
-
-def where(mask: WeightMask) -> dict[str, Any]:
-    """Return share, count and size of the set in every matrix, layer by module."""
-    cells = [cell for cell in overlap_by_matrix(mask, mask) if cell.layer is not None]
-    layers = sorted({cell.layer for cell in cells if cell.layer is not None})
-    modules = list(dict.fromkeys(cell.role for cell in cells if cell.role is not None))
-    found = {(cell.layer, cell.role): cell.overlap for cell in cells}
-
-    def grid(value: Callable[[Overlap], float | int]) -> list[list[float | int | None]]:
-        return [
-            [
-                value(found[layer, module]) if (layer, module) in found else None
-                for module in modules
-            ]
-            for layer in layers
-        ]
-
-    return {
-        "layers": layers,
-        "modules": _shortened(modules),
-        "share": grid(lambda cell: cell.num_a / cell.num_weights),
-        "counts": grid(lambda cell: cell.num_a),
-        "sizes": grid(lambda cell: cell.num_weights),
-    }
-
-
-def _shortened(modules: Sequence[str]) -> list[str]:
-    """Return the last word of each place in a block, the whole place where two end alike."""
-    ends = [module.rpartition(".")[2] for module in modules]
-    return [
-        end if ends.count(end) == 1 else module for module, end in zip(modules, ends, strict=True)
-    ]

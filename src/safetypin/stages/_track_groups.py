@@ -16,6 +16,7 @@ from safetypin.artifacts import (
 )
 from safetypin.select import top_fraction
 from safetypin.stages._audit_set import audit_folder, choose_set, known_sets
+from safetypin.stages._overlaps import where
 from safetypin.stages._run import Output
 from safetypin.stages._sets import (
     check_origin,
@@ -23,7 +24,6 @@ from safetypin.stages._sets import (
     mask_file,
     read_set,
     set_name,
-    where,
 )
 from safetypin.stages._subject import SCORED, Subject
 from safetypin.stages._track_config import TrackConfig

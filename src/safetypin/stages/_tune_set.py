@@ -21,11 +21,12 @@ from safetypin.artifacts import (
 from safetypin.intervene import PROTECTIONS
 from safetypin.select import matched_random, top_fraction
 from safetypin.stages._audit_set import audit_folder, audit_set
+from safetypin.stages._overlaps import where
 from safetypin.stages._run import Output, discard
 from safetypin.stages._score import SCORES_FILE, UNITS_PER_EXAMPLE, Scoring, score
 from safetypin.stages._scored import calibrated, scoring
 from safetypin.stages._series import Series
-from safetypin.stages._sets import check_origin, load_mask, set_name, where
+from safetypin.stages._sets import check_origin, load_mask, set_name
 from safetypin.stages._subject import SCORED, Subject
 from safetypin.stages._tune_config import CONTROLS, TuneConfig
 from safetypin.stages._tune_neurons import check_foundation, neurons_in, weights_of

@@ -15,10 +15,10 @@ from safetypin.artifacts import (
 from safetypin.prompts import batches, window
 from safetypin.scores import coefficient_gradients, random_coefficients
 from safetypin.select import bottom_directions, bottom_fraction, top_directions, top_fraction
+from safetypin.stages._overlaps import where
 from safetypin.stages._run import Output, discard
 from safetypin.stages._score import UNITS_PER_EXAMPLE
 from safetypin.stages._series import Series
-from safetypin.stages._sets import where
 from safetypin.stages._subject import Subject
 from safetypin.stages._tune_config import TuneConfig
 from safetypin.stages._tune_set import SET_FILE

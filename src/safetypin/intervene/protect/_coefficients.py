@@ -47,7 +47,7 @@ class Coefficients:
         num_free = frozen.numel() - int(frozen.sum())
         self._first = _exact_copy(weight.detach())
         self.change = nn.Parameter(weight.detach().new_zeros(num_free))
-        self._written = self.change._version
+        self._is_written = True
 
     @property
     def first(self) -> Float[Tensor, "..."]:
@@ -68,12 +68,16 @@ class Coefficients:
             self.change.grad = self.of(self.weight.grad)
             self.weight.grad = None
 
+    def changed(self) -> None:
+        """Say that coefficients changed: a fused optimizer leaves their version as it was."""
+        self._is_written = False
+
     @torch.no_grad()
     def write(self) -> None:
         """Make the weight anew, if a coefficient changed since."""
-        if self._written == self.change._version:
+        if self._is_written:
             return
-        self._written = self.change._version
+        self._is_written = True
         if not self.change.any():
             self.weight.copy_(self._first)  # adding zeros would make -0.0 into 0.0
             return
@@ -95,6 +99,15 @@ class Coefficients:
             return self.change.detach().view(self.weight.shape).clone()
         whole = self.change.new_zeros(self.weight.shape)
         return whole.masked_scatter_(~self._frozen, self.change.detach())
+
+    @torch.no_grad()
+    def free_change(self) -> float:
+        """Return the largest change of a free coefficient, over the largest weight."""
+        if not self.change.numel():
+            return 0.0
+        largest = self.first.abs().max()
+        moved = self.change.detach().abs().max()
+        return float(moved / largest.clamp(min=torch.finfo(largest.dtype).tiny))
 
     @torch.no_grad()
     def frozen_change(self) -> float:
@@ -165,6 +178,7 @@ class CoefficientOptimizer(Optimizer):
         self.optimizer.step()
         for matrix in self._matrices:
             matrix.change.grad = None
+            matrix.changed()
             matrix.write()
 
     @torch.no_grad()
@@ -211,6 +225,7 @@ class CoefficientOptimizer(Optimizer):
             group.update(saved)
         for matrix in self._matrices:
             matrix.change.copy_(state_dict["changes"][matrix.name])
+            matrix.changed()
             matrix.write()
 
 

@@ -188,7 +188,7 @@ def _optimizer(
 
 
 def _measure(matrices: Sequence[Coefficients]) -> dict[str, Any]:
-    """Return how far the frozen coefficients are from their first values.
+    """Return how far frozen and free coefficients are from their first values.
 
     Raises:
         UserError: Farther than rounding takes them.
@@ -200,4 +200,9 @@ def _measure(matrices: Sequence[Coefficients]) -> dict[str, Any]:
             f"a held coefficient of {name} moved by {moved[name]:.1e} of the largest one, more "
             f"than float32 rounds ({TOLERANCE:g}); the basis is not orthonormal, make it again"
         )
-    return {"frozen_change": moved[name], "frozen_change_in": name, "tolerance": TOLERANCE}
+    return {
+        "frozen_change": moved[name],
+        "frozen_change_in": name,
+        "tolerance": TOLERANCE,
+        "free_change": max(matrix.free_change() for matrix in matrices),
+    }
