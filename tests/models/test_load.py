@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from safetypin.artifacts import UserError
-from safetypin.models import _load, load_model
+from safetypin.models import _adapter, _load, load_model
 from toys import save_llama
 
 COMPLETE = "is the folder complete?"
@@ -178,7 +178,7 @@ def test_a_damaged_adapter_is_refused(tmp_path, folder, content):
 def test_a_package_without_its_adapter_says_how_it_is_made(tmp_path, folder):
     model = AutoModelForCausalLM.from_pretrained(folder)
     with pytest.raises(UserError) as error:
-        _load.merge_adapter(model, tmp_path)
+        _adapter.merge_adapter(model, tmp_path)
     assert str(error.value) == (
         f"no adapter in {tmp_path}; it is made by scripts/train_refusal_adapter.py"
     )

@@ -265,7 +265,7 @@ def test_what_the_sets_share_is_shown_by_matrix_and_for_unequal_sizes(tmp_path):
     assert "0.25 / 0.05 / 0.60" in text
     assert "n/a / n/a / n/a" in text
     assert "0.250 (0.020)" in text
-    assert "share of the smaller one that lies in the larger (by chance)" in text
+    assert "Share of the smaller of two sets that lies in the larger (by chance)" in text
     assert "0.900 (0.050)" in text
     assert "in each matrix." in text
 

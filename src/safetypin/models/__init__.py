@@ -1,5 +1,6 @@
 """Models: loading them, and what is known of their architectures."""
 
+from safetypin.models._adapter import merge_adapter
 from safetypin.models._embedded import cache_folder, wheel_file
 from safetypin.models._heads import HEAD, HeadSite, check_heads, head_sites
 from safetypin.models._identity import check_basis, model_fingerprint, model_id
@@ -19,7 +20,6 @@ from safetypin.models._load import (
     load_adapted,
     load_model,
     load_tokenizer,
-    merge_adapter,
 )
 from safetypin.models._neuron_weights import key_coordinate, neuron_weights
 from safetypin.models._neurons import (

@@ -1,10 +1,6 @@
 """Load a model and its tokenizer: an alias, a folder, or a Hub id with an optional revision."""
 
-import contextlib
 import difflib
-import re
-import warnings
-from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -20,6 +16,7 @@ from transformers import (
 )
 
 from safetypin.artifacts import UserError
+from safetypin.models._adapter import attach_adapter, is_adapter, merge_adapter
 from safetypin.models._embedded import base_folder, wheel_file
 from safetypin.models._transformers import hub_errors, is_out_of_memory, quiet_transformers
 
@@ -35,11 +32,6 @@ DTYPES: dict[str, torch.dtype | str | None] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-# what torch says of a weight that does not fit
-OTHER_SHAPE = re.compile(
-    r"size mismatch for (?P<name>\S+): copying a param with shape torch\.Size\(\[(?P<given>.*?)\]\)"
-    r" from checkpoint, the shape in current model is torch\.Size\(\[(?P<wanted>.*?)\]\)"
-)
 
 
 def adapter_folder() -> Path:
@@ -146,9 +138,9 @@ def _source(name: str) -> tuple[str, str | None]:
 def _tokenizer(name: str) -> PreTrainedTokenizerBase:
     source, revision = _source(name)
     folder = Path(source)
-    if _is_adapter(folder) and not _has_tokenizer(folder):
+    if is_adapter(folder) and not _has_tokenizer(folder):
         return _tokenizer(_adapter_base(folder))
-    if folder.is_dir() and not (folder / "config.json").exists() and not _is_adapter(folder):
+    if folder.is_dir() and not (folder / "config.json").exists() and not is_adapter(folder):
         raise UserError(
             f"the folder {name!r} holds no model: it has no config.json; give a "
             "folder that save_pretrained wrote"
@@ -167,10 +159,6 @@ def _tokenizer(name: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _is_adapter(folder: Path) -> bool:
-    return (folder / "adapter_config.json").exists()
-
-
 def _has_tokenizer(folder: Path) -> bool:
     names = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
     return any((folder / file).exists() for file in names)
@@ -179,7 +167,7 @@ def _has_tokenizer(folder: Path) -> bool:
 def _model(name: str, dtype: torch.dtype | str) -> PreTrainedModel:
     source, revision = _source(name)
     folder = Path(source)
-    if _is_adapter(folder):
+    if is_adapter(folder):
         base = _model(_adapter_base(folder), dtype)
         with hub_errors(name):
             return merge_adapter(base, folder)
@@ -223,7 +211,7 @@ def load_adapted(
         UserError: It is no adapter, or its base cannot be loaded.
     """
     folder = adapter_folder() if name == "smollm2-aligned" else Path(name)
-    if not _is_adapter(folder):
+    if not is_adapter(folder):
         raise UserError(
             f"{name!r} is no folder with an adapter (it has no adapter_config.json), so there is "
             "nothing to turn off; name the unaligned model instead"
@@ -235,56 +223,3 @@ def load_adapted(
         adapted = attach_adapter(base, folder)
     adapted.eval()
     return adapted, tokenizer
-
-
-def attach_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
-    """Return the model with a PEFT adapter beside its weights.
-
-    Raises:
-        UserError: There is no adapter, or it is of a model with other layers or of another width.
-    """
-    from peft import get_peft_model_state_dict
-    from peft.utils import load_peft_weights
-
-    if not _is_adapter(folder):
-        raise UserError(f"no adapter in {folder}; it is made by scripts/train_refusal_adapter.py")
-    with _shapes_told(folder), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PEFT only warns of what is an error below
-        adapted = PeftModel.from_pretrained(model, str(folder))
-    given = load_peft_weights(str(folder), device="cpu").keys()
-    taken = get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()
-    if odd := sorted(key for key in given ^ taken if "lora_" in key):
-        raise UserError(
-            f"the adapter in {folder} is of another model than its base: {len(odd)} of its "
-            f"matrices are in one of the two only, first {odd[0]!r}"
-        )
-    return adapted
-
-
-@contextlib.contextmanager
-def _shapes_told(folder: Path) -> Iterator[None]:
-    """Turn what torch raises for weights of other shapes into words."""
-    try:
-        yield
-    except RuntimeError as error:
-        odd = OTHER_SHAPE.search(str(error))
-        if odd is None:
-            raise
-        raise UserError(
-            f"the adapter in {folder} is of another model than its base: {odd['name']} is "
-            f"({odd['given']}) in the adapter, and for this base it would be ({odd['wanted']}); "
-            "name the model that it was trained on in its adapter_config.json "
-            "(base_model_name_or_path)"
-        ) from error
-
-
-def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
-    """Return the model with a PEFT adapter merged into its weights, all of which can be trained.
-
-    Raises:
-        UserError: There is no adapter, or it is of a model with other layers or of another width.
-    """
-    merged: PreTrainedModel = attach_adapter(model, folder).merge_and_unload()
-    for parameter in merged.parameters():  # PEFT leaves them off, as if they could not be trained
-        parameter.requires_grad_(parameter.is_floating_point())
-    return merged

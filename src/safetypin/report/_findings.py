@@ -32,6 +32,7 @@ class Table:
         rows: Cells as text.
         strong: Rows to set apart, by their place.
         folded: Closed until it is opened, as a long one beside a figure is.
+        titled: Whether its label stands over it.
     """
 
     label: str
@@ -39,6 +40,7 @@ class Table:
     rows: Sequence[Sequence[str]]
     strong: frozenset[int] = frozenset()
     folded: bool = False
+    titled: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -116,16 +116,6 @@ class LayerOverlap(Part):
     noise_floor: float | None
 
 
-class MatrixOverlap(Part):
-    """Jaccard index of the tops in every matrix, layer by module; None where there is none."""
-
-    layers: list[int]
-    modules: list[str]
-    jaccard: list[list[float | None]]
-    chance: list[list[float | None]]
-    noise_floor: list[list[float | None]]
-
-
 class Overlap(Part):
     """Jaccard index of the safety and utility tops at one top fraction, in the whole model."""
 
@@ -138,7 +128,6 @@ class Overlap(Part):
     num_safety: int
     num_utility: int
     by_layer: list[LayerOverlap]
-    by_matrix: MatrixOverlap | None = None
 
 
 class Difference(Part):

@@ -124,10 +124,26 @@ class RankOverlap(Part):
     by_layer: list[LayerSimilarity]
 
 
+class MatrixOverlap(Part):
+    """Jaccard index of the tops in every matrix, layer by module; None where there is none."""
+
+    layers: list[int]
+    modules: list[str]
+    jaccard: list[list[float | None]]
+    chance: list[list[float | None]]
+    noise_floor: list[list[float | None]]
+
+
+class TopsOverlap(Overlap):
+    """What the tops share, also matrix by matrix."""
+
+    by_matrix: MatrixOverlap | None = None
+
+
 class SweepSets(Part):
     """How the sets relate to each other."""
 
-    overlap: dict[str, Overlap]
+    overlap: dict[str, TopsOverlap]
     between: dict[str, Any]
     of: dict[str, str]
 

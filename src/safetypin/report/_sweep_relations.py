@@ -5,14 +5,12 @@ from collections.abc import Sequence
 from safetypin.report import _words
 from safetypin.report._findings import Figure, Section, Table
 from safetypin.report._maps import map_picture, overlap_figure
-from safetypin.report._metrics import MatrixOverlap, Overlap
 from safetypin.report._sweep_figures import similarity_picture
-from safetypin.report._sweep_metrics import SweepMetrics
-
+from safetypin.report._sweep_metrics import MatrixOverlap, SweepMetrics, TopsOverlap
 
 BETWEEN = {
     "jaccard": "Methods against methods, each at its largest size: Jaccard index (by chance)",
-    "share_of_smaller": "The same sets: share of the smaller one that lies in the larger (by chance)",
+    "share_of_smaller": "Share of the smaller of two sets that lies in the larger (by chance)",
 }
 CHANCE = {"jaccard": "chance", "share_of_smaller": "chance_share_of_smaller"}
 
@@ -32,7 +30,9 @@ def relations(m: SweepMetrics) -> Section:
     names = list(m.sets.of)
     if len(names) > 1:
         tables += [
-            _between(m, names, key, label) for key, label in BETWEEN.items() if key in m.sets.between
+            _between(m, names, key, label)
+            for key, label in BETWEEN.items()
+            if key in m.sets.between
         ]
     figures = [
         Figure(
@@ -67,7 +67,7 @@ def relations(m: SweepMetrics) -> Section:
     )
 
 
-def _map(scorer: str, top: Overlap, by: MatrixOverlap) -> Figure:
+def _map(scorer: str, top: TopsOverlap, by: MatrixOverlap) -> Figure:
     """Draw where the tops agree, matrix by matrix."""
     picture = map_picture(
         f"overlap-map-{scorer}",
@@ -114,4 +114,4 @@ def _between(m: SweepMetrics, names: Sequence[str], key: str, label: str) -> Tab
                 for value, by in zip(shown, chance[place], strict=True)
             ]
         rows.append((f"{name} ({m.sets.of[name].removeprefix(name + '-')})", *shown))
-    return Table(label=label, columns=("Method", *names), rows=rows)
+    return Table(label=label, columns=("Method", *names), rows=rows, titled=True)

@@ -6,11 +6,11 @@ from typing import Any
 from safetypin.artifacts import RunRecord, UserError, write_mask
 from safetypin.models import load_model, model_id
 from safetypin.select import top_fraction
+from safetypin.stages._overlaps import where
 from safetypin.stages._progress import Reporter
 from safetypin.stages._run import Output, discard, held
 from safetypin.stages._score import UNITS_PER_EXAMPLE
 from safetypin.stages._series import Series
-from safetypin.stages._overlaps import where
 from safetypin.stages._sets import set_name
 from safetypin.stages._subject import SCORED, Subject
 from safetypin.stages._track_config import TrackConfig

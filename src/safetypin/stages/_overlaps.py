@@ -6,6 +6,8 @@ from typing import Any
 from safetypin.artifacts import WeightMask
 from safetypin.select import GroupOverlap, Overlap, overlap_by_matrix, pooled
 
+Number = float | int
+
 
 class _Places:
     """Overlaps by matrix, as a grid of layer by module."""
@@ -21,7 +23,7 @@ class _Places:
         """Return the overlap in one block."""
         return pooled([one for (place, _), one in self.found.items() if place == layer])
 
-    def grid(self, value: Callable[[Overlap], float | None]) -> list[list[float | None]]:
+    def grid(self, value: Callable[[Overlap], Number | None]) -> list[list[Number | None]]:
         """Return one number of every matrix; None where a layer has no such matrix."""
         return [
             [
