@@ -132,7 +132,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "num_borderline": 16,
         "num_text": 16,
         "max_new_tokens": 20,
-        "batch_size": 40,  # all attack prompts at once: a second batch of eight costs as many steps
+        "batch_size": 72,  # all prompts at once: a second batch costs as many steps
         "q": (0.001, 0.002),
     },
     "standard": {},

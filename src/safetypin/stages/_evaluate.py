@@ -128,6 +128,54 @@ def kept_answers(
     return done, keep
 
 
+def answer_suite(
+    folder: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    suite: Suite,
+    *,
+    reporter: Reporter,
+) -> dict[str, list[Response]]:
+    """Let the model answer all kinds of prompts, in batches that the kinds share.
+
+    A step of generation costs a small batch nearly what it costs a full one. Each kind keeps its
+    answers in a file of its own, batch by batch.
+    """
+    places = [(kind, i) for kind, prompts in suite.prompts.items() for i in range(len(prompts))]
+    numbers = {place: number for number, place in enumerate(places)}
+    done: dict[int, Response] = {}
+    keep: dict[str, OnBatch] = {}
+    for kind, prompts in suite.prompts.items():
+        path = folder / f"responses-{kind}.jsonl"
+        known, keep[kind] = kept_answers(
+            path, len(prompts), max_new_tokens=suite.max_new_tokens, reporter=reporter
+        )
+        done |= {numbers[kind, index]: response for index, response in known.items()}
+
+    def keep_all(batch: list[int], responses: list[Response]) -> None:
+        found = [(*places[n], response) for n, response in zip(batch, responses, strict=True)]
+        for kind in suite.prompts:
+            own = {index: response for of, index, response in found if of == kind}
+            if own:
+                keep[kind](list(own), list(own.values()))
+
+    answers = generate(
+        model,
+        tokenizer,
+        [prompt for prompts in suite.prompts.values() for prompt in prompts],
+        max_new_tokens=suite.max_new_tokens,
+        batch_size=suite.batch_size,
+        plain=suite.plain,
+        system=suite.system,
+        done=done,
+        on_batch=keep_all,
+    )
+    return {
+        kind: [answers[numbers[kind, index]] for index in range(len(prompts))]
+        for kind, prompts in suite.prompts.items()
+    }
+
+
 def evaluate_model(
     folder: Path,
     model: PreTrainedModel,
@@ -143,19 +191,8 @@ def evaluate_model(
         and token count of each text (a loss is None where it overflowed).
     """
     verdicts, reasons, outage = {}, {}, False
-    for kind, prompts in suite.prompts.items():
-        responses = answer(
-            folder,
-            kind,
-            model,
-            tokenizer,
-            prompts,
-            reporter=reporter,
-            max_new_tokens=suite.max_new_tokens,
-            batch_size=suite.batch_size,
-            plain=suite.plain,
-            system=suite.system,
-        )
+    answers = answer_suite(folder, model, tokenizer, suite, reporter=reporter)
+    for kind, responses in answers.items():
         findings = judge_with_reasons(responses, suite.judge, **suite.judge_options)
         verdicts[kind] = [finding.verdict.value for finding in findings]
         reasons[kind] = [finding.reason for finding in findings]
