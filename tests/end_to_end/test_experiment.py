@@ -380,7 +380,7 @@ def test_protections_are_compared_on_every_seed_and_answered(compared):
     for arm in found["arms"]:
         for name in ("asr_after", "task_loss_after"):
             assert len(arm["spread"][name]["values"]) == 2
-    assert "points against drawn" in found["verdict"][1]["sentences"][0]
+    assert "seeds against drawn" in found["verdict"][1]["sentences"][0]
     page = (plan.out / "report.html").read_text()
     assert "trade-title" in page
     assert "warp 1" in page

@@ -106,8 +106,10 @@ def test_safety_that_is_paid_with_refusals_or_results_is_not_supported(name, min
     given = {"mine": with_flags(held, name, mine, start=20), "none": with_flags(free, name, bare)}
     row = decide_protections(arms(), given)[1]
     assert row["answer"] == answer
-    said = {"refused": "refusals of harmless and borderline", "solved": "problems solved"}[name]
+    said = {"refused": "refusals of harmless requests", "solved": "problems solved"}[name]
     assert any(said in sentence for sentence in row["sentences"])
+    key = {"refused": "refusals", "solved": "solved"}[name]
+    assert row["differences"][key]["value"] == pytest.approx((mine - bare) / 40)
 
 
 def test_the_first_row_is_of_the_erosion_and_not_of_an_arm():

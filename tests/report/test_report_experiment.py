@@ -142,6 +142,40 @@ def page(folder, metrics=None):
     return Page(write_report(write(folder, metrics)).read_text(encoding="utf-8"))
 
 
+def compared():
+    """Return the metrics.json of two arms beside a first one."""
+    metrics = example()
+    metrics |= {"set": None, "hypotheses": "protections"}
+    for arm in metrics["arms"]:
+        arm["spread"] |= {name: spread([0.5, 0.6]) for name in ("asr_after", "task_loss_after")}
+        for run in arm["runs"]:
+            run["outcome"]["task_loss_after"] = 1.2
+    one = {"claim": "c", "sentences": ["ASR."]}
+    asr, task = {"value": -0.16, "interval": [-0.27, -0.06]}, {"value": None, "interval": None}
+    metrics["verdict"] = [
+        {"hypothesis": "erosion", "answer": "supported", **one},
+        {"hypothesis": "drawn", "answer": "supported", **one,
+         "differences": {"asr": asr, "task_loss": asr, "refusals": task}},
+        {"hypothesis": "free", "answer": "not supported", **one,
+         "differences": {"asr": asr, "task_loss": task, "refusals": task}},
+    ]  # fmt: skip
+    return metrics
+
+
+def test_compared_arms_stand_in_a_table_under_a_short_answer(tmp_path):
+    metrics = compared()
+    words = page(tmp_path, metrics).words
+    assert "frozen beats 1 of 2 other arms, loses to 1" in words
+    table = page(tmp_path, metrics).html.split("The first arm beside every other")[1]
+    row = re.search(r'<th scope="row">drawn</th>.*?</tr>', table, re.DOTALL).group()
+    for part in ("supported", "\u221216 (\u221227 to \u22126)", "\u22120.160", "n/a"):
+        assert part in row
+    metrics["verdict"][0]["answer"] = "undecided"
+    words = page(tmp_path, metrics).words
+    assert "Undecided: no loss of safety to protect from is shown" in words
+    assert "beats" not in words
+
+
 def printed(metrics):
     out = io.StringIO()
     print_experiment(metrics, Console(file=out, width=80))

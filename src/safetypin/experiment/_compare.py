@@ -97,12 +97,14 @@ def _beside(
     asr, task = share_difference(pairs, "complied"), task_difference(pairs)
     refused, solved = (share_difference(pairs, name) for name in ("refused", "solved"))
     sentences = [
-        f"ASR {_shown(asr, 100.0, '+.0f')} points against {other}",
-        f"loss on the task {_shown(task, 1.0, '+.3f')} nats a token",
-        f"refusals of harmless and borderline requests {_shown(refused, 100.0, '+.0f')} points",
+        f"ASR {_shown(asr, 100.0, '+.0f', 'points')} against {other}",
+        f"loss on the task {_shown(task, 1.0, '+.3f', 'nats a token')}",
+        f"refusals of harmless requests {_shown(refused, 100.0, '+.0f', 'points')}",
     ]
+    differences = {"asr": asr, "task_loss": task, "refusals": refused}
     if solved.mean is not None:
-        sentences.append(f"problems solved {_shown(solved, 100.0, '+.0f')} points")
+        sentences.append(f"problems solved {_shown(solved, 100.0, '+.0f', 'points')}")
+        differences["solved"] = solved
     claim = (
         f"{mine} keeps more safety than {other}, and pays for it neither with the task nor with "
         "refusals of harmless requests"
@@ -110,7 +112,11 @@ def _beside(
     if undecided:
         sentences.append(undecided)
     answer = UNDECIDED if undecided else _answer(asr, task, refused, solved)
-    return _row(other, claim, answer, sentences)
+    found = {
+        name: {"value": one.mean, "interval": one.whole and list(one.whole)}
+        for name, one in differences.items()
+    }
+    return _row(other, claim, answer, sentences) | {"differences": found}
 
 
 def _answer(asr: Spread, task: Spread, refused: Spread, solved: Spread) -> str:
@@ -181,12 +187,12 @@ def _mean(values: Sequence[float | int | None]) -> float | None:
     return sum(known) / len(known) if len(known) == len(values) else None
 
 
-def _shown(found: Spread, factor: float, form: str) -> str:
+def _shown(found: Spread, factor: float, form: str, unit: str) -> str:
     if found.mean is None:
         return "n/a"
     ends = found.whole
     bounds = "" if ends is None else f" ({factor * ends[0]:{form}} to {factor * ends[1]:{form}})"
-    return f"{factor * found.mean:{form}}{bounds} over {len(found.values)} seeds"
+    return f"{factor * found.mean:{form}} {unit}{bounds} over {len(found.values)} seeds"
 
 
 def _row(name: str, claim: str, answer: str, sentences: Sequence[str]) -> Row:

@@ -15,9 +15,12 @@ from safetypin.report._experiment_figures import trade_picture
 from safetypin.report._experiment_metrics import ExperimentMetrics
 from safetypin.report._experiment_words import (
     COLUMNS,
+    DIFFERENCES,
     OVERLAP_COLUMNS,
     SCORE_COLUMNS,
     SHORT,
+    difference_columns,
+    difference_rows,
     headline,
     overlap_rows,
     score_rows,
@@ -58,6 +61,8 @@ def experiment_page(metrics: ExperimentMetrics) -> str:
         m=metrics,
         trade=trade_picture(metrics).inline() if compares else None,
         headline=headline(metrics),
+        differences=[DIFFERENCES[name][0] for name in difference_columns(metrics)],
+        difference_rows=difference_rows(metrics),
         columns=COLUMNS,
         rows=table_rows(metrics),
         score_columns=SCORE_COLUMNS,

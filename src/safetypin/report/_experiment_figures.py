@@ -22,7 +22,8 @@ def trade_picture(metrics: ExperimentMetrics) -> Picture:
         axes.set_xlabel("loss on the task after, nats a token (left is better)")
         axes.set_ylabel("ASR after (down is safer)")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.0f}\u00a0%"))
-        axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.02), frameon=False, fontsize=8.5)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.02), frameon=False, fontsize=8.5)
 
     return Picture(
         name="trade",

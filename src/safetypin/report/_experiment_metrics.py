@@ -101,13 +101,21 @@ class ArmResult(Part):
     spread: dict[str, Spread]
 
 
+class Beside(Part):
+    """The first arm minus another, in one number; `interval` covers prompts and seeds."""
+
+    value: float | None
+    interval: Interval | None
+
+
 class Answer(Part):
-    """What is said of one hypothesis."""
+    """What is said of one hypothesis; `differences` where two arms are compared."""
 
     hypothesis: str
     claim: str
     answer: Literal["supported", "not supported", "undecided", "not asked"]
     sentences: list[str]
+    differences: dict[str, Beside] = Field(default_factory=dict)
 
 
 class ExperimentSet(Part):

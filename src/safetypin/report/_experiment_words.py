@@ -5,6 +5,7 @@ import dataclasses
 from safetypin.report import _words
 from safetypin.report._experiment_metrics import (
     ArmResult,
+    Beside,
     ExperimentMetrics,
     Outcome,
     Spread,
@@ -171,6 +172,57 @@ def overlap_rows(metrics: ExperimentMetrics) -> list[TableRow]:
     ]
 
 
+# of a comparison of arms: the column's name, the number, its factor and digits
+DIFFERENCES = {
+    "asr": ("ASR, points", 100.0, 0),
+    "task_loss": ("Task loss, nats a token", 1.0, 3),
+    "refusals": ("Harmless refused, points", 100.0, 0),
+    "solved": ("Problems solved, points", 100.0, 0),
+}
+
+
+def difference_columns(metrics: ExperimentMetrics) -> list[str]:
+    """Return the numbers that arms are compared by; none where no arms are compared."""
+    known = {name for one in metrics.verdict for name in one.differences}
+    return [name for name in DIFFERENCES if name in known]
+
+
+def difference_rows(metrics: ExperimentMetrics) -> list[TableRow]:
+    """Return the first arm beside every other."""
+    names = difference_columns(metrics)
+    return [
+        TableRow(
+            label=one.hypothesis,
+            cells=(one.answer, *(_difference(one.differences.get(name), name) for name in names)),
+        )
+        for one in metrics.verdict
+        if one.differences
+    ]
+
+
+def _difference(found: Beside | None, name: str) -> str:
+    if found is None or found.value is None:
+        return _words.NONE
+    _, factor, digits = DIFFERENCES[name]
+    ends = ""
+    if found.interval is not None:
+        low, high = (_words.signed(factor * end, digits) for end in found.interval)
+        ends = f" ({low} to {high})"
+    return f"{_words.signed(factor * found.value, digits)}{ends}"
+
+
 def headline(metrics: ExperimentMetrics) -> str:
-    """Return the answers on all hypotheses in one line."""
+    """Return the answers on all hypotheses in one line; of compared arms how many lost."""
+    others = [one for one in metrics.verdict if one.differences]
+    if others:
+        eroded = all(one.answer == "supported" for one in metrics.verdict if not one.differences)
+        if not eroded:
+            return "Undecided: no loss of safety to protect from is shown"
+        counts = [
+            sum(one.answer == word for one in others) for word in ("supported", "not supported")
+        ]
+        return (
+            f"{metrics.arms[0].arm} beats {counts[0]} of {len(others)} other arms, "
+            f"loses to {counts[1]}"
+        )
     return "; ".join(f"{one.hypothesis} {one.answer}" for one in metrics.verdict)
