@@ -121,6 +121,9 @@ def test_methods_are_compared_each_with_each():
             [pytest.approx(0.4 / 3.6)] * 2 + [0.0],
             [0.0, 0.0, None],
         ],
+        "share_of_smaller": [[1.0, 0.5, None], [0.5, 1.0, None], [None] * 3],
+        # two of ten each: 0.4 are shared by chance
+        "chance_share_of_smaller": [[0.2, 0.2, None], [0.2, 0.2, None], [None] * 3],
     }
 
 
