@@ -111,19 +111,31 @@ def read_features(
     order = sorted(range(len(rows)), key=lambda index: (len(rows[index]), index))
     given = _batches(rows, order, None if how.count_bos else bos)
     device = input_device(model)
-    start = 0
-    with torch.inference_mode(), at_rest(model), stop_after(last) as run:
+    start, now = 0, _Now()
+
+    def pool(call: Call) -> None:
+        found[call.name] = _pooled(call, now.batch, now.lengths, how.pooling)
+
+    # hooked once for all batches: finding the places takes as long as a hundredth of a batch
+    with (
+        torch.inference_mode(),
+        at_rest(model),
+        stop_after(last) as run,
+        read_units(where, pool),
+    ):
         for batch in passes(given, device, MAX_TOKENS.get(device.type, 512)):
-            lengths = batch.attention_mask.sum(dim=1)
-
-            def pool(call: Call, batch: Batch = batch, lengths: Tensor = lengths) -> None:
-                found[call.name] = _pooled(call, batch, lengths, how.pooling)
-
-            with read_units(where, pool):
-                run(lambda batch=batch: forward(model, batch, logits_to_keep=1))
-            indices = order[start : start + len(lengths)]
-            start += len(lengths)
+            now.batch, now.lengths = batch, batch.attention_mask.sum(dim=1)
+            run(lambda batch=batch: forward(model, batch, logits_to_keep=1))
+            indices = order[start : start + len(now.lengths)]
+            start += len(now.lengths)
             on_rows(indices, found)
+
+
+class _Now:
+    """The batch that is being read."""
+
+    batch: Batch
+    lengths: Tensor
 
 
 def chosen_sites(
