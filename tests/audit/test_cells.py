@@ -50,6 +50,9 @@ def tried(fraction, *, high=0.2, ratio=1.1, arm="critical", degenerate=0.0):
         "destroyed": high is None,
         "perplexity_ratio": ratio,
         "degenerate": {"value": degenerate},
+        "perplexity_interval": None,
+        "id": "cell",
+        "of": "cell",
         "asr_change": None if high is None else {"interval": [-0.1, high]},
     }
 

@@ -7,6 +7,7 @@ from safetypin.artifacts import write_json
 from safetypin.experiment._plan import Plan
 from safetypin.experiment._run import _Running
 from safetypin.stages import Output, Reporter, run_stage
+from safetypin.stages._run import PARTIAL_FILE
 from safetypin.stages._share import share_stages
 
 
@@ -84,7 +85,12 @@ def test_a_part_whose_judge_was_out_of_reach_is_run_again_until_it_was_not(tmp_p
     def compute():
         runs.append(1)
         judged(tmp_path / "one" / "tune" / "after", is_final=len(runs) > 1)
-        write_json(tmp_path / "one" / "tune" / "metrics.json", {"runs": len(runs)})
+        # what a killed stage of other settings has left is no part of this run
+        left = tmp_path / "one" / "tune" / "scores"
+        left.mkdir(exist_ok=True)
+        (left / PARTIAL_FILE).write_text("killed")
+        run = {"stages": [{"name": "after"}]}
+        write_json(tmp_path / "one" / "tune" / "metrics.json", {"run": run, "runs": len(runs)})
 
     for _ in range(3):
         running._part("one/tune", {"seed": 1}, compute)

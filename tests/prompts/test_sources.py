@@ -101,7 +101,9 @@ def message_of(source, **options):
 
 def test_a_missing_file_is_named_with_the_folder_it_was_looked_for_in(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert message_of("gone.jsonl") == f"no prompt file 'gone.jsonl' in {tmp_path}"
+    assert message_of("gone.jsonl").startswith(
+        f"no prompt file 'gone.jsonl' in {tmp_path}; give the path of one (.jsonl"
+    )
 
 
 @pytest.mark.parametrize(("ending", "text"), [(".jsonl", "\n"), (".csv", "prompt\n"), (".txt", "")])

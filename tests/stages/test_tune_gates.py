@@ -3,6 +3,7 @@
 import pytest
 
 from safetypin.artifacts import UserError
+from safetypin.stages import make_tune_config
 from safetypin.stages._gates import GAUGES, judge_gate, parse_gate
 
 
@@ -76,6 +77,14 @@ def test_a_gate_compares_one_number(text, held):
 )
 def test_a_gate_tells_the_interval_of_its_number(text, changes, interval):
     assert judge_gate(parse_gate(text), metrics(**changes))["interval"] == interval
+
+
+@pytest.mark.parametrize("text", ["exact_match>=0.5", "exact_match_rise>0"])
+def test_a_gate_on_problems_that_nobody_answers_is_refused_at_once(text):
+    with pytest.raises(UserError, match="needs --exact-match"):
+        make_tune_config("m", None, None, {"data": "d", "protect": "none", "gates": (text,)})
+    asked = {"data": "d", "protect": "none", "gates": (text,), "exact_match": True}
+    assert make_tune_config("m", None, None, asked).gates == (text,)
 
 
 def test_every_gauge_is_in_the_cases_above_and_finds_its_number():

@@ -281,7 +281,7 @@ def test_nothing_whole_is_an_error_that_says_why(saved, tmp_path, told):
 
 
 def test_a_folder_without_checkpoints_is_an_error_that_says_what_to_do(tmp_path, told):
-    with raises("no checkpoint in .*; was the training run with --save-steps"):
+    with raises("no checkpoint in .*; give the folder of a run of `safetypin tune`"):
         checkpoints(tmp_path, tell=told.append)
     with raises("missing is no folder"):
         checkpoints(tmp_path / "missing", tell=told.append)

@@ -1,5 +1,6 @@
 """The main job: how brittle is a model's safety?"""
 
+from safetypin.audit._cells import effect_of
 from safetypin.audit._config import PRESETS, AuditConfig, make_config
 from safetypin.audit._effects import Effect, Rule
 from safetypin.audit._plan import suite_of
@@ -15,6 +16,7 @@ __all__ = [
     "audit",
     "check_prompts",
     "decide",
+    "effect_of",
     "make_config",
     "read_prompts",
     "short_sets",

@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 from safetypin.artifacts import UserError
-from safetypin.audit import PRESETS, AuditConfig, make_config
+from safetypin.audit import PRESETS, AuditConfig, Rule, effect_of, make_config
 from safetypin.audit import audit as run_audit
 from safetypin.cli._options import (
     DeviceOption,
@@ -110,12 +110,6 @@ def audit(
         raise typer.Exit(exit_code(metrics["verdict"], metrics["cells"], fail_if_brittle))
 
 
-def _keeps_language(cell: dict[str, Any], rule: dict[str, Any]) -> bool:
-    loops = cell["degenerate"]["value"] or 0.0
-    speaks = loops == 0 or loops < rule["max_degenerate"]
-    return bool(speaks and cell["perplexity_ratio"] < rule["max_perplexity_ratio"])
-
-
 def exit_code(verdict: dict[str, Any], cells: list[dict[str, Any]], limit: float) -> int:
     """Return 1 where the model is brittle at `limit` of the weights or less, 0 where it is not.
 
@@ -129,5 +123,5 @@ def exit_code(verdict: dict[str, Any], cells: list[dict[str, Any]], limit: float
     alive = [cell for cell in small if not cell["destroyed"]]
     intervals = [cell["asr_change"]["interval"] for cell in alive]
     clear = all(found is not None and found[1] < rule["min_asr_rise"] for found in intervals)
-    counted = any(_keeps_language(cell, rule) for cell in alive)
+    counted = any(effect_of(cell).keeps_language(Rule(**rule)) for cell in alive)
     return 0 if verdict["answer"] != "undecided" and counted and clear else UNDECIDED

@@ -72,7 +72,7 @@ def tune(
     exact_match: Annotated[bool | None, _switch("--exact-match", "Answer the held-out examples too, and compare the last number with the solution's, as for GSM8K.", DATA)] = None,
     exact_match_tokens: Annotated[int | None, _option("Where such an answer is cut off, in tokens; 256.", DATA)] = None,
     allow_shared_prompts: Annotated[bool | None, _switch("--allow-shared-prompts", "Let training, calibration and evaluation share prompts.", DATA)] = None,
-    protect: Annotated[str | None, _option(f"{', '.join(PROTECTIONS)}.", PROTECTION)] = None,
+    protect: Annotated[str | None, _option(f"{', '.join(PROTECTIONS)}; what each does: docs/methods.md. none and lora hold nothing, nor does lora-base, which is there to compare.", PROTECTION)] = None,
     mask: Annotated[Path | None, _option(f"The set to protect: a folder of select, of an audit or of another tuning. Made here where none is given and one is needed ({WITH_SET}).", PROTECTION)] = None,
     set: Annotated[str | None, _option("Which set of an audit, such as q0.01-p0.01; the verdict's where none is named.", PROTECTION)] = None,
     control: Annotated[str | None, _option("Protect as many other weights instead: random, or matched on |w|.", PROTECTION)] = None,
@@ -132,7 +132,7 @@ def tune(
     keep_group: Annotated[str | None, _option("For warp: take it in each matrix, or over the model; matrix.", SET)] = None,
     form: Annotated[str | None, _option("For warp: hold single coefficients (entry) or whole directions (column).", SET)] = None,
     train_others: Annotated[bool | None, _switch("--train-others", "For warp: train all other parameters too, unprotected.", PROTECTION)] = None,
-    gate: Annotated[list[str] | None, _option(f"Exit with 1 unless this holds, such as 'asr<=0.1'; repeatable. Names: {', '.join(GAUGES)}. perplexity and perplexity_ratio are on plain text, task_loss and task_perplexity_ratio on the task, its held-out responses.", GATES)] = None,
+    gate: Annotated[list[str] | None, _option(f"Exit with 1 unless this holds, such as 'asr<=0.1'; repeatable. The measured value is compared; its interval stands beside it. Names: {', '.join(GAUGES)}. perplexity and perplexity_ratio are on plain text, task_loss and task_perplexity_ratio on the task, its held-out responses.", GATES)] = None,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:  # fmt: skip

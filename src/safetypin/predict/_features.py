@@ -116,7 +116,7 @@ def read_features(
     def pool(call: Call) -> None:
         found[call.name] = _pooled(call, now.batch, now.lengths, how.pooling)
 
-    # hooked once for all batches: finding the places takes as long as a hundredth of a batch
+    # hooked once for all batches: finding the places walks over all modules
     with (
         torch.inference_mode(),
         at_rest(model),

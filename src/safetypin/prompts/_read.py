@@ -24,7 +24,10 @@ def read_file(path: Path) -> list[Row]:
     try:
         return READERS[path.suffix](path)
     except FileNotFoundError as error:
-        raise UserError(f"no prompt file {str(path)!r} in {Path.cwd()}") from error
+        raise UserError(
+            f"no prompt file {str(path)!r} in {Path.cwd()}; give the path of one "
+            f"({' '.join(READERS)}), the name of a source, or a Hub id"
+        ) from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not in UTF-8 ({error}); save it as UTF-8") from error
     except (csv.Error, OSError, ValueError) as error:

@@ -74,6 +74,11 @@ def kind_of(folder: Path) -> str:
     """
     path = folder / METRICS_FILE
     if not path.is_file():
+        if any(folder.glob("*/run.json")):
+            raise UserError(
+                f"no {METRICS_FILE} in {folder}: its run is not finished, or is of a command that "
+                "makes no page; the same command again goes on where it was"
+            )
         raise UserError(
             f"no {METRICS_FILE} in {folder}; a report is made from the folder of an audit, a tune "
             f"or a track: run `{COMMANDS['audit']} --out {folder}` first, or tune, or track"

@@ -24,13 +24,8 @@ def audit_set(folder: Path, chosen: str | None) -> AuditSet:
     Raises:
         UserError: There is no such set, or the verdict names none.
     """
-    known, default = known_sets(folder), read_json(folder / "metrics.json")["verdict"]["cell"]
-    if chosen is None and default is None:
-        raise UserError(
-            f"the verdict of the audit in {folder} names no set; choose one with --set: "
-            f"{', '.join(known)}"
-        )
-    name = choose_set(folder, chosen, known, default=default)
+    default = read_json(folder / "metrics.json")["verdict"]["cell"]
+    name = choose_set(folder, chosen, known_sets(folder), default=default)
     return AuditSet(name, read_set(folder / "sets", name))
 
 
@@ -44,10 +39,15 @@ def choose_set(folder: Path, chosen: str | None, known: list[str], *, default: s
     """Return the full name of the set that `--set` names (q0.01-p0.01 is a critical one).
 
     Raises:
-        UserError: There is no such set among the known ones.
+        UserError: There is no such set among the known ones, or none was chosen by default.
     """
-    name = str(default) if chosen is None else chosen.replace("_p", "-p")
-    name = f"critical-{name}" if name.startswith("q") else name
+    given = default if chosen is None else chosen.replace("_p", "-p")
+    if given is None:
+        raise UserError(
+            f"the verdict of the audit in {folder} names no set; choose one with --set: "
+            f"{', '.join(known)}"
+        )
+    name = f"critical-{given}" if given.startswith("q") else given
     if name not in known:
         raise UserError(
             f"the audit in {folder} has no set {chosen or name!r}{nearest(name, known)}; choose "

@@ -241,8 +241,9 @@ def run_stage(
 
 
 def is_unfinished(folder: Path) -> bool:
-    """Whether a stage in a run folder was killed, or waits for a judge that was out of reach."""
-    return any(folder.glob(f"*/{PARTIAL_FILE}"))
+    """Whether a stage of a run with a metrics.json waits for a judge that was out of reach."""
+    stages = read_json(folder / "metrics.json")["run"]["stages"]
+    return any((folder / stage["name"] / PARTIAL_FILE).exists() for stage in stages)
 
 
 def clear(folder: Path) -> None:

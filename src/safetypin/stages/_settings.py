@@ -90,7 +90,9 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
         UserError: It is not, with the choices there are.
     """
     if value not in (known := list(choices)):
-        raise UserError(f"{name} {value!r} is unknown; choose one of {', '.join(known)}")
+        raise UserError(
+            f"{name} {value!r} is unknown; choose one of {', '.join(known)}{nearest(value, known)}"
+        )
 
 
 def _checked(kind: type[Settings], values: Mapping[str, Any]) -> Settings:

@@ -34,6 +34,7 @@ from safetypin.stages._tune_folder import check_folder
 from safetypin.stages._tune_metrics import compared, describe_training, judged
 from safetypin.stages._tune_set import (
     Given,
+    check_given,
     given_set,
     keep_given,
     make_set,
@@ -67,6 +68,7 @@ def tune(
     Raises:
         UserError: Bad input; nothing half-written is left under a final name.
     """
+    check_given(config)
     sets, out = read_sets(config), Path(out)
     reporter = reporter or Reporter(events=out / EVENTS_FILE, quiet=True)
     with held(out), reporter.running():

@@ -136,13 +136,19 @@ class TuneConfig(BaseModel):
         check_share("p", self.shares[1])
         if self.control is not None:
             check_choice("control", self.control, CONTROLS)
-        for text in self.gates:
-            parse_gate(text)
+        self._check_gates()
         self._check_set()
         self._check_rotation()
         assert self.training  # raises what is wrong with it
         check_judge(self.judge, judge_options(self.judge_options))
         return self
+
+    def _check_gates(self) -> None:
+        for gate in map(parse_gate, self.gates):
+            if gate.name.startswith("exact_match") and not self.exact_match:
+                raise UserError(
+                    f"gate {gate.text!r} needs --exact-match, which answers the held-out problems"
+                )
 
     def _check_set(self) -> None:
         if PROTECTIONS[self.protect].needs_foundation and self.mask is None:

@@ -52,18 +52,23 @@ class Given:
     folder: Path | None = None
 
 
+def check_given(config: TuneConfig) -> None:
+    """Raise, before a model is loaded, if `--mask` names no folder."""
+    if config.mask is not None and not Path(config.mask).is_dir():
+        raise UserError(
+            f"no folder {config.mask!r}; --mask takes a folder of `safetypin select`, of an audit "
+            "or of another tuning"
+        )
+
+
 def given_set(config: TuneConfig, identity: str, model: PreTrainedModel | None = None) -> Given:
     """Return the set that `--mask` names: a folder of `select`, of an audit, of another tuning.
 
     Raises:
         UserError: There is none, it is empty, or it is of another model.
     """
+    check_given(config)
     folder = Path(str(config.mask))
-    if not folder.is_dir():
-        raise UserError(
-            f"no folder {str(folder)!r}; --mask takes a folder of `safetypin select`, of an audit "
-            "or of another tuning"
-        )
     neurons = None if model is None else neurons_in(folder)
     if neurons is None:
         check_foundation(config, folder)

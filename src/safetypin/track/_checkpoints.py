@@ -197,5 +197,6 @@ def _nothing(folder: Path, faults: list[str]) -> str:
         return f"no checkpoint in {folder} is whole: {'; '.join(faults)}"
     return (
         f"no checkpoint in {folder}: it holds no model or adapter and no folders such as "
-        "checkpoint-500; was the training run with --save-steps?"
+        "checkpoint-500; give the folder of a run of `safetypin tune`, of checkpoints that a "
+        "training left with --save-steps, or of a model"
     )
