@@ -1,5 +1,6 @@
 """Cut batches into passes of bounded size, and run the model on one."""
 
+import contextlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -81,29 +82,36 @@ def forward(
 def logits_at(
     model: nn.Module, batch: Batch, where: Bool[Tensor, "batch seq"]
 ) -> Float[Tensor, "chosen vocabulary"]:
-    """Return the logits of some tokens, row by row; those of others are not even computed.
+    """Return the logits of some tokens, row by row; those of others are not even computed."""
+    with head_cut_to(model, where):
+        logits = forward(model, batch, logits_to_keep=0)
+    is_cut = logits.shape[:2] != where.shape
+    return logits[0] if is_cut else logits[where.to(logits.device)]
+
+
+@contextlib.contextmanager
+def head_cut_to(model: nn.Module, where: Bool[Tensor, "batch seq"]) -> Iterator[None]:
+    """Apply the output layer to some tokens alone: logits become those of one row, of these tokens.
 
     `logits_to_keep` of transformers takes the same positions of all rows, and responses of
     different rows stand at different ones: their union has up to twice the logits, which are the
-    largest tensors of a small model's pass. So the output layer's input is cut to the tokens.
+    largest tensors of a small model's pass. So the output layer's input is cut to the tokens. A
+    model that applies it to anything else than the states of all tokens is left as it is.
     """
-    chosen = []
 
     def cut(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         hidden = args[0] if args else None
         if not isinstance(hidden, Tensor) or hidden.shape[:2] != where.shape:
-            return None  # not the states of all tokens: let it be, and choose afterwards
-        chosen.append(True)
+            return None
         return (hidden[where.to(hidden.device)][None], *args[1:])
 
     head = model.get_output_embeddings()  # type: ignore[operator]
     handle = head.register_forward_pre_hook(cut) if isinstance(head, nn.Module) else None
     try:
-        logits = forward(model, batch, logits_to_keep=0)
+        yield
     finally:
         if handle is not None:
             handle.remove()
-    return logits[0] if chosen else logits[where.to(logits.device)]
 
 
 def sites_of(weights: Mapping[str, BlockWeight]) -> dict[str, Site]:

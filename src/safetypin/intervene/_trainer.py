@@ -23,15 +23,18 @@ from transformers import (
 
 from safetypin.artifacts import UserError, append_line, read_lines, write_text
 from safetypin.intervene._checkpoints import Checkpoints, step_of
+from safetypin.intervene._loss import is_own_loss, learnt, loss_of
 from safetypin.intervene._save import base_of, load_adapter, save_checkpoint
 from safetypin.intervene.protect import CoefficientOptimizer, Guard
 from safetypin.models import is_out_of_memory
+from safetypin.passes import head_cut_to
 
 LOG_FILE = "log.jsonl"
 # between checkpoints that are only for going on after a kill; the first comes sooner, for it is in
 # the first minutes that a loss turns to NaN
 FIRST_SAVE_SECONDS = 60.0
 SAVE_SECONDS = 600.0
+TRIED_TOKENS = 16  # of the first row, on which the model's own loss is compared with ours
 
 OnStep = Callable[[int, int, float], None]
 
@@ -68,6 +71,7 @@ class GuardedTrainer(Trainer):
             self._load_from_checkpoint(str(checkpoint))
             return
         try:
+            self._choose_loss()
             self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -100,6 +104,29 @@ class GuardedTrainer(Trainer):
         kind, options = self.get_optimizer_cls_and_kwargs(self.args, base)
         decayed = set(self.get_decay_parameter_names(base))
         return make(kind, str(self.args.optim), decayed, self.args.weight_decay, options)
+
+    def _choose_loss(self) -> None:
+        """Compute the loss here, from the logits that count, if it is the model's own."""
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            return  # their model cannot be tried before it is prepared
+        first = self.data_collator(self.train_dataset[:1])  # type: ignore[index]
+        end = {name: part[:, -TRIED_TOKENS:] for name, part in first.items()}
+        if is_own_loss(base_of(self._guard.model), end):
+            self.compute_loss_func = loss_of
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:  # noqa: ANN401 - the Trainer's own
+        """Compute the loss of a batch, with no logits but those of the tokens to learn."""
+        where, _ = learnt(inputs["labels"])
+        base = base_of(self._guard.model)
+        is_ours = self.compute_loss_func is not None
+        with head_cut_to(base, where) if is_ours else contextlib.nullcontext():
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     def training_step(
         self,
