@@ -1,7 +1,9 @@
 """The pages of contrast, patch and guard: their words, and how they behave in a browser."""
 
 import copy
+import re
 
+import numpy as np
 import pytest
 from example_findings import (
     example_contrast,
@@ -14,6 +16,7 @@ from example_sweep import example_sweep
 from reading import Page, check_promises
 
 from safetypin.report import write_report
+from safetypin.report._neuron_figures import unit_ticks
 
 pytest_plugins = ("browsing",)
 ATTACK = "<script>window.ran = true</script><img src=x onerror='window.ran = true'>"
@@ -229,3 +232,31 @@ def test_a_map_of_36_layers_and_9728_units_is_two_bitmaps_and_no_more(tmp_path):
     path = write_report(write_findings(tmp_path, example_contrast()))
     assert path.read_text().count("<image") <= 4
     assert path.stat().st_size < 400_000
+
+
+@pytest.mark.parametrize(
+    ("num_units", "shown"),
+    [
+        (9728, ["0", "2,000", "4,000", "6,000", "8,000"]),
+        (1536, ["0", "400", "800", "1,200"]),
+        (128, ["0", "40", "80", "120"]),
+    ],
+)
+def test_the_maps_of_units_say_below_them_which_unit_is_where(num_units, shown, tmp_path):
+    metrics = example_contrast()
+    metrics["map"] |= {"num_units": num_units}
+    html = page(tmp_path, metrics).html
+    for name in ("map-place", "map-rank"):
+        svg = html[html.index(f'<title id="{name}-title">') :]
+        labels = re.findall(r"<text [^>]*>([^<]*)</text>", svg[: svg.index("</svg>")])
+        assert labels[: len(shown)] == shown
+
+
+@pytest.mark.parametrize("num_units", [9728, 1536, 128, 3])
+def test_a_unit_is_numbered_below_the_column_that_holds_its_score(num_units):
+    num_columns = min(128, num_units)
+    bins = np.array_split(np.arange(num_units), num_columns)
+    columns, units = unit_ticks(num_units, num_columns)
+    assert 3 <= len(units) <= 6
+    for column, unit in zip(columns, units, strict=True):
+        assert unit in bins[round(column)]

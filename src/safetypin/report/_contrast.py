@@ -243,7 +243,9 @@ def _sparsity(m: ContrastMetrics) -> Section:
 
 
 def _heat(m: ContrastMetrics) -> Section:
-    by_place, by_rank = map_pictures(m.map_.layers, m.map_.by_place, m.map_.by_rank)
+    by_place, by_rank = map_pictures(
+        m.map_.layers, m.map_.by_place, m.map_.by_rank, m.map_.num_units
+    )
     per_bin = -(-m.map_.num_units // len(m.map_.by_place[0]))
     binned = f"the largest score among {per_bin} neighbouring units" if per_bin > 1 else "a unit"
     top = [(f"{row.layer}", f"{row.unit:,}", _words.figures(row.score)) for row in m.top]
@@ -258,13 +260,13 @@ def _heat(m: ContrastMetrics) -> Section:
         figures=[
             Figure(
                 svg=by_place.inline(),
-                caption=f"Layer by unit: a point is {binned}. A vertical line is a "
-                "coordinate that stands out in many layers.",
+                caption=f"Layer by unit: a point is {binned}; the axis counts units from 0. "
+                "A vertical line is a coordinate that stands out in many layers.",
             ),
             Figure(
                 svg=by_rank.inline(),
-                caption="The same scores, sorted in each layer: how far the colour reaches says "
-                "how many units of the layer differ.",
+                caption="The same scores, sorted in each layer, the highest at 0: how far the "
+                "colour reaches says how many units of the layer differ.",
             ),
         ],
         tables=[

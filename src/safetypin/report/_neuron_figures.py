@@ -15,6 +15,7 @@ from safetypin.report._picture import Picture
 from safetypin.report._style import INK, SOFT, STRONG, light_grid
 
 DYNAMIC = 3.0  # decades of the colour scale
+TICKS = 5  # at most so many units are numbered below a map
 RED = to_rgba("#b8400e")  # inside a bitmap no CSS variable holds
 
 _DOTTED = (0, (1.3, 1.3))
@@ -70,18 +71,29 @@ def sparsity_picture(points: Sequence[Any], fraction: float) -> Picture:
 
 
 def map_pictures(
-    layers: Sequence[int], by_place: list[list[float]], by_rank: list[list[float]]
+    layers: Sequence[int],
+    by_place: list[list[float]],
+    by_rank: list[list[float]],
+    num_units: int,
 ) -> tuple[Picture, Picture]:
-    """Return the scores as layer by unit, in bins, and as layer by rank."""
+    """Return the scores as layer by unit, in bins, and as layer by rank.
+
+    Args:
+        layers: Of the rows.
+        by_place: Scores of each layer's units in bins, from unit 0 on.
+        by_rank: The same sorted.
+        num_units: Units of a layer, which the bins of a row stand for.
+    """
     top = max((value for row in by_place for value in row), default=0.0)
     return (
-        _map("map-place", "Scores by layer and unit", "unit", layers, by_place, top),
+        _map("map-place", "Scores by layer and unit", "unit", layers, by_place, num_units, top),
         _map(
             "map-rank",
             "Scores by layer and rank",
             "units, sorted in each layer",
             layers,
             by_rank,
+            num_units,
             top,
         ),
     )
@@ -93,6 +105,7 @@ def _map(
     label: str,
     layers: Sequence[int],
     rows: list[list[float]],
+    num_units: int,
     top: float,
 ) -> Picture:
     height = 0.75 + max(1.4, 0.1 * len(layers))
@@ -102,7 +115,9 @@ def _map(
         _paint(axes, rows, top)
         axes.set_yticks(*_ticks(layers))
         axes.set_ylabel("layer")
-        axes.set_xticks([])
+        columns, units = unit_ticks(num_units, max(map(len, rows)))
+        axes.set_xticks(columns, labels=[f"{unit:,}" for unit in units])
+        axes.tick_params(axis="x", length=3)
         axes.set_xlabel(label)
         bar = figure.add_axes((0.925, 0.5 / height, 0.014, (height - 0.6) / height))
         _scale(bar, top)
@@ -114,6 +129,17 @@ def _ticks(layers: Sequence[int]) -> tuple[list[int], list[str]]:
     every = next(step for step in (1, 2, 5, 10, 20, 50) if len(layers) <= 20 * step)
     shown = [place for place, layer in enumerate(layers) if layer % every == 0]
     return shown, [str(layers[place]) for place in shown]
+
+
+def unit_ticks(num_units: int, num_columns: int) -> tuple[list[float], list[int]]:
+    """Return a few round numbers of units, and the column of a map that each is in the middle of.
+
+    The columns divide the units evenly, so unit u of n lies (u + 1/2) / n along the axis.
+    """
+    locator = MaxNLocator(nbins=TICKS, steps=[1, 2, 2.5, 4, 5, 10], integer=True)
+    found = [round(tick) for tick in locator.tick_values(0, max(1, num_units - 1))]
+    units = [unit for unit in found if 0 <= unit < num_units]
+    return [(unit + 0.5) / num_units * num_columns - 0.5 for unit in units], units
 
 
 def strength(value: float, top: float) -> float:
