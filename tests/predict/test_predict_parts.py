@@ -241,7 +241,7 @@ def test_baselines_learn_words_and_know_nothing_of_the_majority():
 # --- features
 
 
-def slow_features(model, rows, site, pooling, bos=BOS):
+def slow_features(model, rows, site, pooling, begins=lambda row: row[0] == BOS):
     """Read one prompt after the other, and keep everything."""
     sites = unit_sites(model, site)
     where = {name: (place.module, place.parameter) for name, place in sites.items()}
@@ -252,8 +252,8 @@ def slow_features(model, rows, site, pooling, bos=BOS):
             model(torch.tensor([row]))
         for name, x in seen.items():
             x = x.reshape(len(row), -1)
-            begins = row[0] == bos and len(row) > 1
-            found[name].append(x[-1] if pooling == "last" else x[begins:].mean(dim=0))
+            first = int(len(row) > 1 and begins(row))
+            found[name].append(x[-1] if pooling == "last" else x[first:].mean(dim=0))
     return {name: torch.stack(parts).numpy() for name, parts in found.items()}
 
 
@@ -274,13 +274,21 @@ def test_features_are_the_activations_that_each_prompt_has_alone(family, site, p
     assert found.num_prompts == len(ROWS)
 
 
-@pytest.mark.parametrize(("asked", "bos"), [(True, BOS), (False, None)])
-def test_the_mean_runs_over_the_token_that_begins_a_text_only_where_that_is_asked(
-    asked, bos, tmp_path
-):
-    model, how = build("llama"), Reading(pooling="mean", count_bos=asked)
-    found = write_features(tmp_path / "f", model, ROWS, how, model_id="m", bos=bos)
-    for name, expected in slow_features(model, ROWS, "neuron", "mean", bos=None).items():
+def test_the_mean_runs_over_the_token_that_begins_a_text_only_where_that_is_asked(tmp_path):
+    model, how = build("llama"), Reading(pooling="mean", count_bos=True)
+    found = write_features(tmp_path / "f", model, ROWS, how, model_id="m", bos=BOS)
+    every = slow_features(model, ROWS, "neuron", "mean", begins=lambda row: False)
+    for name, expected in every.items():
+        np.testing.assert_allclose(found[name], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_without_such_a_token_the_first_takes_its_place(tmp_path):
+    """As in Qwen and GPT-2: whatever comes first has activations of another size."""
+    model, how = build("llama"), Reading(pooling="mean")
+    assert any(row[0] != BOS for row in ROWS)
+    found = write_features(tmp_path / "f", model, ROWS, how, model_id="m", bos=None)
+    later = slow_features(model, ROWS, "neuron", "mean", begins=lambda row: True)
+    for name, expected in later.items():
         np.testing.assert_allclose(found[name], expected, rtol=1e-4, atol=1e-5)
 
 

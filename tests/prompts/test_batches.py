@@ -43,8 +43,14 @@ def test_the_begin_token_counts_only_where_asked():
     assert places(one(tokenizer, counted="all", count_bos=True)) == list(range(11))
 
 
-def test_a_tokenizer_without_a_begin_token_counts_from_the_first():
-    assert places(one(word_level(), counted="all")) == list(range(10))
+@pytest.mark.parametrize(("counted", "end"), [("prompt", 5), ("all", 10)])
+def test_without_a_begin_token_the_first_takes_its_place(counted, end):
+    assert places(one(word_level(), counted=counted)) == list(range(1, end))
+    assert places(one(word_level(), counted=counted, count_bos=True)) == list(range(end))
+
+
+def test_a_token_alone_in_its_text_counts():
+    assert places(one(word_level(), Prompt(text="say"), counted="prompt", plain=True)) == [0]
 
 
 def test_the_last_token_counts_even_where_it_is_the_begin_token():
@@ -239,7 +245,7 @@ def test_a_prompt_without_a_response_has_none_to_count(counted, response):
 def test_prompts_without_responses_do_for_prompt_tokens():
     prompts = PromptSet(name="asked", prompts=(Prompt(text="say"), Prompt(text="paint it")))
     (batch,) = batches(prompts, word_level(), counted="all")
-    assert batch.counted.sum().item() == 7
+    assert batch.counted.sum(dim=1).tolist() == [2, 3]
     assert not batch.response.any()
 
 

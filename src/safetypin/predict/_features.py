@@ -27,9 +27,9 @@ from safetypin.artifacts import (
     UserError,
 )
 from safetypin.hooks import Call, at_rest, read_units, stop_after
-from safetypin.models import UnitSite, blocks, unit_sites
+from safetypin.models import UnitSite, blocks, check_activations, unit_sites
 from safetypin.passes import forward, input_device, passes
-from safetypin.prompts import encode, window
+from safetypin.prompts import encode, is_start, window
 
 POOLINGS = ("last", "mean")
 MAX_TOKENS = {"cpu": 512, "mps": 2048, "cuda": 16384}  # in one pass
@@ -44,10 +44,11 @@ class Reading(NamedTuple):
     Attributes:
         site: `neuron` or `residual`.
         pooling: `last`, the last token of the templated request; or `mean` over its tokens, of
-            which the one that begins every text (BOS) counts only where `count_bos` says so.
+            which the first (BOS, or whichever it is where there is none) counts only where
+            `count_bos` says so.
         plain: Use no chat template.
         system: System prompt.
-        count_bos: Let the mean run over BOS too, whose activations are often huge; as guards did
+        count_bos: Let the mean run over it too, whose activations are often huge; as guards did
             that were fitted before it was left out.
     """
 
@@ -61,7 +62,7 @@ class Reading(NamedTuple):
 def encode_prompts(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str],
+    prompts: Sequence[Prompt],
     how: Reading,
 ) -> list[list[int]]:
     """Return the token ids of each templated request.
@@ -70,12 +71,13 @@ def encode_prompts(
         UserError: One does not fit into the model's window.
     """
     limit, rows = window(model, tokenizer), []
-    for index, text in enumerate(texts):
-        ids = encode(tokenizer, Prompt(text=text), plain=how.plain, system=how.system)[0]
+    for index, prompt in enumerate(prompts):
+        request = Prompt(text=prompt.text)  # a guard reads no response
+        ids = encode(tokenizer, request, plain=how.plain, system=how.system)[0]
         if len(ids) > limit:
             raise UserError(
-                f"prompt {index} has {len(ids):,} tokens, the model's window has {limit:,}: "
-                f"{text[:60]!r}; judge its parts"
+                f"{prompt.named(index)} has {len(ids):,} tokens, the model's window has "
+                f"{limit:,}: {prompt.text[:60]!r}; judge its parts"
             )
         rows.append(ids)
     return rows
@@ -97,19 +99,20 @@ def read_features(
         rows: Token ids of each prompt.
         how: Which activations.
         on_rows: Called with the indices of some prompts, and by place `(prompts, units)` float32.
-        bos: Id of the token that begins every text, which `mean` leaves out; None for none.
+        bos: Id of the token that begins every text, which `mean` leaves out; where None, whichever
+            is first.
         places: Names of the places that are wanted; all where None. The model is run up to the
             last of their layers alone.
 
     Raises:
-        UserError: The units are of experts, or activations are not finite.
+        UserError: The units are of experts or no activations, or those are not finite.
     """
     sites = chosen_sites(model, how.site, places)
     where = {name: (site.module, site.parameter) for name, site in sites.items()}
     last = blocks(model)[max(site.layer for site in sites.values())]
     found: dict[str, Tensor] = {}
     order = sorted(range(len(rows)), key=lambda index: (len(rows[index]), index))
-    given = _batches(rows, order, None if how.count_bos else bos)
+    given = _batches(rows, order, None if how.count_bos else is_start(bos))
     device = input_device(model)
     start, now = 0, _Now()
 
@@ -144,9 +147,10 @@ def chosen_sites(
     """Return the places that are read.
 
     Raises:
-        UserError: They are of experts.
+        UserError: They are of experts, or no activations.
         ArtifactMismatchError: The model has no such place.
     """
+    check_activations(site)
     sites = unit_sites(model, site)
     if places is not None:
         for name in places:
@@ -166,7 +170,9 @@ def chosen_sites(
 
 
 def _batches(
-    rows: Sequence[Sequence[int]], order: Sequence[int], bos: int | None = None
+    rows: Sequence[Sequence[int]],
+    order: Sequence[int],
+    starts: Callable[[Sequence[int]], bool] | None = None,
 ) -> Iterator[Batch]:
     for start in range(0, len(order), 64):
         chosen = [rows[index] for index in order[start : start + 64]]
@@ -178,7 +184,7 @@ def _batches(
             ids[place, : len(row)] = torch.tensor(row)
             mask[place, : len(row)] = 1
             # a text of this token alone has nothing else to take the mean of
-            first = int(len(row) > 1 and row[0] == bos)
+            first = int(starts is not None and len(row) > 1 and starts(row))
             counted[place, first : len(row)] = True
         yield Batch(ids, mask, counted)
 

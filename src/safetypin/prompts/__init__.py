@@ -1,7 +1,15 @@
 """Prompts: where they come from, and how they become batches of counted tokens."""
 
 from safetypin.artifacts import PromptSet
-from safetypin.prompts._batches import COUNTED, batches, encode, render, template_id, window
+from safetypin.prompts._batches import (
+    COUNTED,
+    batches,
+    encode,
+    is_start,
+    render,
+    template_id,
+    window,
+)
 from safetypin.prompts._choices import CHOICE_SETS, ChoiceSet, Question
 from safetypin.prompts._named import PROMPT_SOURCES
 from safetypin.prompts._read import read_suffixes
@@ -17,6 +25,7 @@ __all__ = [
     "Question",
     "batches",
     "encode",
+    "is_start",
     "load_prompts",
     "read_suffixes",
     "render",

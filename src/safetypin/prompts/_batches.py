@@ -1,7 +1,7 @@
 """From prompts to padded token batches, with the tokens that count."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from jinja2 import TemplateError
@@ -108,7 +108,9 @@ def batches(
         batch_size: Prompts in a batch.
         plain: Use no chat template.
         system: System prompt.
-        count_bos: Count the token that begins every text, whose activations are often huge.
+        count_bos: Count the first token too: the one that begins every text (BOS), or where the
+            tokenizer has none, whichever comes first. Its activations are often huge (Sun et al.
+            2024, Massive Activations), whatever the text.
         max_length: The model's window in tokens; the tokenizer's own limit where None.
         padding_side: `right` or `left`.
 
@@ -128,28 +130,36 @@ def batches(
         head, tail = encode(tokenizer, prompt, plain=plain, system=system)
         if counted in {"response", "predictive"} and not tail:
             raise UserError(
-                f"prompt {index} has no response, but {counted} tokens are counted; give a file "
-                "with a response column, or let the model answer first"
+                f"{prompt.named(index)} has no response, but {counted} tokens are counted; give a "
+                "file with a response column, or let the model answer first"
             )
         if len(head) + len(tail) > limit:
             raise UserError(
-                f"prompt {index} has {len(head) + len(tail)} tokens with its response, the window "
-                f"has {limit}; shorten it: {prompt.text[:60]!r}"
+                f"{prompt.named(index)} has {len(head) + len(tail)} tokens with its response, the "
+                f"window has {limit}; shorten it: {prompt.text[:60]!r}"
             )
         rows.append((head, tail))
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-    bos = None if count_bos else tokenizer.bos_token_id
+    starts = None if count_bos else is_start(tokenizer.bos_token_id)
     return [
-        _batch(rows[start : start + batch_size], counted, int(pad), bos, padding_side)
+        _batch(rows[start : start + batch_size], counted, int(pad), starts, padding_side)
         for start in range(0, len(rows), batch_size)
     ]
+
+
+def is_start(bos: int | None) -> Callable[[Sequence[int]], bool]:
+    """Return what tells whether a text's first token is its mere beginning: BOS, if there is one.
+
+    A model whose tokenizer has none, such as GPT-2 or Qwen, makes one of whichever token is first.
+    """
+    return lambda row: bos is None or list(row[:1]) == [bos]
 
 
 def _batch(
     rows: list[tuple[list[int], list[int]]],
     counted: str,
     pad: int,
-    bos: int | None,
+    starts: Callable[[Sequence[int]], bool] | None,
     padding_side: str,
 ) -> Batch:
     width = max(len(head) + len(tail) for head, tail in rows)
@@ -171,6 +181,7 @@ def _batch(
             "all": (0, length),
         }[counted]
         marks[row, start + first : start + last] = True
-        if bos is not None and head[:1] == [bos] and counted != "last":
+        # one that is alone in its text has nothing else to take a statistic of
+        if starts is not None and counted != "last" and head and length > 1 and starts(head):
             marks[row, start] = False
     return Batch(ids, mask, marks, response)

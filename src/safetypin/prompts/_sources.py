@@ -65,13 +65,15 @@ def prompt_set(
                     f"{name!r} has no column {column!r} (row {index}); it has "
                     f"{', '.join(map(repr, row)) or 'none'}: choose one with --{kind}-column"
                 )
-        where = f"of row {index} of {name!r}"
+        row_name = f"row {index} of {name!r}"
+        where = f"of {row_name}"
         prompts.append(
             Prompt(
                 text=(_text(row[prompt_column], f"{prompt_column!r} {where}") or "").strip(),
                 response=_text(row.get(response_column), f"{response_column!r} {where}"),
                 category=_text(row.get("category"), f"'category' {where}"),
                 topic=_text(row.get("topic"), f"'topic' {where}"),
+                where=row_name,
             )
         )
     return PromptSet(name=name, prompts=tuple(prompts))

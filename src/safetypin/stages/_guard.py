@@ -15,6 +15,7 @@ from safetypin.predict import (
     check_classes,
     check_hash_leaks,
     check_leaks,
+    chosen_sites,
     encode_prompts,
     labelled,
     split_groups,
@@ -89,6 +90,8 @@ class _Fitting:
         self.neurons = load_neurons(
             self.config.neurons, self.subject, any_model=self.config.any_model
         )
+        # said before any prompt is encoded: units that no pass can read
+        chosen_sites(self.subject.model, self.neurons.site, None)
         self.contrast_hashes = self._check_contrast()
         features = self._features()
         fitted = self._fit(features)
@@ -124,12 +127,12 @@ class _Fitting:
         return Reading(self.neurons.site, config.pooling, config.plain, config.system)
 
     def _features(self) -> Features:
-        texts = [text for part in self.parts.values() for text in part.texts]
+        prompts = [prompt for part in self.parts.values() for prompt in part.prompts]
         subject, how = self.subject, self._reading
-        rows = encode_prompts(subject.model, subject.tokenizer, texts, how)
+        rows = encode_prompts(subject.model, subject.tokenizer, prompts, how)
         self.series.reporter.expect(UNITS_PER_PROMPT * len(rows) * 2)
         bos = subject.tokenizer.bos_token_id
-        read = {"prompts": texts_hash(rows), "reading": how._asdict(), "bos": bos}
+        read = {"prompts": texts_hash(rows), "reading": how._asdict(), "start": bos}
         inputs = {**subject.inputs, **read}
 
         def compute(folder: Path) -> Output:
