@@ -130,6 +130,19 @@ def test_an_empty_set_is_refused(chosen, mask, tmp_path):
         chosen(groups=str(tmp_path / "set"))
 
 
+@pytest.mark.parametrize("kind", ["select", "audit", "tune"])
+def test_a_set_in_a_rotated_basis_is_refused_with_what_can_be_given_instead(
+    kind, chosen, mask, tmp_path
+):
+    rotated = dataclasses.replace(mask, space="0123abcd")
+    if kind == "audit":
+        audit(tmp_path / kind, rotated)
+    else:
+        save(rotated, tmp_path / kind / ("set" if kind == "tune" else ""))
+    with pytest.raises(UserError, match=r"coefficients in the basis 0123abcd.*leave --groups out"):
+        chosen(groups=str(tmp_path / kind))
+
+
 @pytest.mark.parametrize("kind", ["select", "audit"])
 def test_a_set_of_another_model_is_refused_unless_any_will_do(
     kind, chosen, mask, subject, tmp_path

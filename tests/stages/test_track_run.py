@@ -1,5 +1,6 @@
 """`track` as a whole, on a tiny model whose changes are known."""
 
+import dataclasses
 import json
 import shutil
 
@@ -9,8 +10,9 @@ import torch
 from tracked import STEPS, Q, as_tune, make_place, settings
 from transformers import LlamaForCausalLM
 
-from safetypin.artifacts import UserError, load
+from safetypin.artifacts import UserError, load, read_json, save, write_json
 from safetypin.stages import EVENTS_FILE, Reporter, read_set, track
+from safetypin.stages._track_scoring import TrackScores
 
 FILES = {
     "metrics.json", "examples.json", "drift.parquet", "dynamics.parquet", "histograms.parquet",
@@ -258,6 +260,56 @@ def test_what_was_held_is_not_trainable_and_never_drift_zero(tuned, place, tmp_p
     answers = {finding["question"][:6]: finding["answer"] for finding in metrics["findings"]}
     assert answers["A or B"] in ("A supported", "B supported", "undecided")
     assert answers["C or D"] == "not asked"
+
+
+def rotated(tuned, folder, protect="warp"):
+    """Return a copy of a run of `tune` that held coefficients in a basis."""
+    shutil.copytree(tuned, folder)
+    mask = load(folder / "set")
+    shutil.rmtree(folder / "set")
+    save(dataclasses.replace(mask, space="0123abcd"), folder / "set")
+    metrics = read_json(folder / "metrics.json")
+    write_json(folder / "metrics.json", metrics | {"protect": {"kind": protect}})
+    return folder
+
+
+def test_a_set_in_a_rotated_basis_is_refused_before_a_model_is_scored(place, tuned, tmp_path):
+    folder = rotated(tuned, tmp_path / "warp")
+    with pytest.raises(UserError, match=r"coefficients in the basis 0123abcd.*leave --groups out"):
+        track(settings(place, groups=str(folder)), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    chosen = settings(place, reference=None, rescore=False).model_copy(update={"run": str(folder)})
+    with pytest.raises(UserError, match=r"without scores there is no set to follow"):
+        track(chosen, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_of_a_run_in_a_rotated_basis_the_set_is_made_from_scores(place, tuned, tmp_path):
+    folder = rotated(tuned, tmp_path / "warp")
+    chosen = settings(place, reference=None).model_copy(update={"run": str(folder)})
+    metrics = track(chosen, tmp_path / "out")
+    assert metrics["set"]["source"] == "made here"
+    assert any("rotated basis (--protect warp)" in note for note in metrics["notes"])
+    (row,) = rows_of(metrics, group="critical", measure="rms_units")
+    assert row["num_trainable"] == row["num_weights"]
+
+
+def test_models_are_compared_in_the_precision_of_the_reference(place, tmp_path, monkeypatch):
+    base = LlamaForCausalLM.from_pretrained(place / "model", dtype=torch.bfloat16)
+    shutil.copytree(place / "model", tmp_path / "base")
+    base.save_pretrained(tmp_path / "base")
+    scored, score = {}, TrackScores.score_tuned
+
+    def noted(self, name, source, subject, groups):
+        scored[name] = subject.model.dtype
+        return score(self, name, source, subject, groups)
+
+    monkeypatch.setattr(TrackScores, "score_tuned", noted)
+    control = str(place / "checkpoints" / "checkpoint-5")
+    chosen = settings(place, reference=str(tmp_path / "base"), dtype="checkpoint", control=control)
+    metrics = track(chosen, tmp_path / "out")
+    assert metrics["reference"]["dtype"] == "bfloat16"
+    assert scored == {"rescored": torch.bfloat16, "control": torch.bfloat16}
 
 
 def test_a_control_run_stands_beside_the_overlap(place, tmp_path):

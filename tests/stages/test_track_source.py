@@ -1,12 +1,14 @@
 """What a track follows, and what was not to change in it."""
 
+import dataclasses
 import shutil
 
 import pytest
 import torch
 from tracked import STEPS, as_tune, make_place, settings
 
-from safetypin.artifacts import UserError, WeightMask, read_json, write_json, write_mask
+from safetypin.artifacts import UserError, WeightMask, load, read_json, save, write_json, write_mask
+from safetypin.intervene import PROTECTIONS
 from safetypin.models import block_weights, load_model
 from safetypin.stages._track_source import (
     load_tuned,
@@ -15,6 +17,22 @@ from safetypin.stages._track_source import (
     tune_metrics,
     weights_hash,
 )
+
+HOW = {"dtype": "float32", "device": "cpu"}
+# from which checkpoint on weights are frozen that the training was not to change
+FROZEN = {
+    "none": (False, False),
+    "lora": (False, False),
+    "lora-base": (False, False),
+    "lora-column": (False, False),
+    "warp-lora": (False, False),
+    "freeze": (True, True),
+    "rewind": (False, True),
+    "lora-entry": (True, True),
+    "warp": (True, True),  # this one in the original space
+    "sn-tune": (True, True),
+    "rsn-tune": (True, True),
+}
 
 
 @pytest.fixture(scope="module")
@@ -80,23 +98,40 @@ def test_a_tune_names_its_reference_unless_another_is_given(tuned, place):
         reference_name(settings(place, reference=None), open_source(place / "checkpoints"))
 
 
-@pytest.mark.parametrize(
-    ("kind", "early", "late"),
-    [
-        ("none", False, False),
-        ("lora", False, False),
-        ("lora-base", False, False),
-        ("lora-column", False, False),
-        ("freeze", True, True),
-        ("rewind", False, True),
-        ("lora-entry", True, True),
-    ],
-)
-def test_frozen_is_what_no_checkpoint_may_differ_in(kind, early, late, tuned, place, tmp_path):
+@pytest.mark.parametrize("kind", PROTECTIONS)
+def test_frozen_is_what_no_checkpoint_may_differ_in(kind, tuned, place, tmp_path):
     run = protected(tuned, tmp_path / "run", kind)
     source = open_source(with_earlier(run, place / "checkpoints" / "checkpoint-5"))
     first, last = source.checkpoints
-    assert [bool(source.frozen(one)) for one in (first, last)] == [early, late]
+    found = [source.frozen(one) for one in (first, last)]
+    assert tuple(mask is not None for mask in found) == FROZEN[kind]
+    held = load(tuned / "set")
+    for name, members in held.tensors.items():
+        wanted = ~members if kind in ("sn-tune", "rsn-tune") else members
+        assert all(torch.equal(mask.tensors[name], wanted) for mask in found if mask is not None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"space": "abc"}, "coefficients in a rotated basis"), ({"tensors": {}}, "held nothing")],
+)
+@pytest.mark.parametrize("kind", ["warp", "warp-lora"])
+def test_of_a_run_in_a_rotated_basis_no_weight_is_frozen_and_no_set_followed(
+    kind, changes, said, tuned, tmp_path
+):
+    run = protected(tuned, tmp_path / "run", kind)
+    mask = load(run / "set")
+    assert open_source(run).held == {"control": None, "name": None}
+    if "tensors" in changes:
+        changes = {"tensors": {n: torch.zeros_like(m) for n, m in mask.tensors.items()}}
+    shutil.rmtree(run / "set")
+    save(dataclasses.replace(mask, **changes), run / "set")
+    source = open_source(run)
+    (note,) = source.notes
+    assert said in note
+    assert source.held is None
+    frozen = source.frozen(source.final)
+    assert frozen is None or not frozen.num_selected
 
 
 def test_earlier_adapters_are_followed_as_well(tuned, place, tmp_path):
@@ -116,7 +151,7 @@ def test_a_run_is_evaluated_only_with_the_same_reference(tuned):
 def test_a_checkpoint_without_tokenizer_takes_that_of_the_reference(place):
     _, tokenizer = load_model(str(place / "model"), device="cpu")
     source = open_source(place / "checkpoints")
-    subject = load_tuned(source, str(place / "model"), tokenizer, settings(place))
+    subject = load_tuned(source, str(place / "model"), tokenizer, **HOW)
     assert subject.tokenizer is tokenizer
     assert subject.identity.partition("#")[0] == "checkpoint-10"
 
@@ -126,7 +161,7 @@ def test_an_adapter_is_merged_into_the_reference_and_not_into_what_it_names(plac
     config = read_json(folder / "adapter_config.json") | {"base_model_name_or_path": "/gone"}
     write_json(folder / "adapter_config.json", config)
     model, tokenizer = load_model(str(place / "model"), device="cpu")
-    subject = load_tuned(open_source(folder), str(place / "model"), tokenizer, settings(place))
+    subject = load_tuned(open_source(folder), str(place / "model"), tokenizer, **HOW)
     before = dict(model.named_parameters())
     changed = {
         name for name, value in subject.model.named_parameters() if (value != before[name]).any()
@@ -142,7 +177,7 @@ def test_an_adapter_of_lora_entry_is_added_where_it_is_not_masked(place, tmp_pat
     names = [name for name in block_weights(model) if name.split(".")[-2] in ("q_proj", "v_proj")]
     masks = {name: torch.rand(model.get_parameter(name).shape) < 0.5 for name in names}
     write_mask(folder / "mask.safetensors", WeightMask(tensors=masks, model_id="base"))
-    subject = load_tuned(open_source(folder), str(place / "model"), tokenizer, settings(place))
+    subject = load_tuned(open_source(folder), str(place / "model"), tokenizer, **HOW)
     for name, before in model.named_parameters():
         changed = subject.model.get_parameter(name) != before
         assert torch.equal(changed, ~masks[name] if name in names else torch.zeros_like(changed))

@@ -206,8 +206,7 @@ def idle_track_options(config: TrackConfig) -> list[Idle]:
         UserError: The run cannot be read.
     """
     idle, source = [], open_source(Path(config.run))
-    held = source.tune and source.tune["set"]
-    if config.groups is None and (not held or held["control"] is not None):
+    if config.groups is None and source.held is None:
         idle.append(Idle(("any_model",), "no set of another model is given; name it with --groups"))
     is_evaluated = config.reference is None and source.is_of_tune
     if is_evaluated:

@@ -184,7 +184,9 @@ class _Tracking:
         tokenizer = self.subject.tokenizer
         del self.subject
         gc.collect()
-        self.subject = load_tuned(source, self.name, tokenizer, self.config)
+        self.subject = load_tuned(
+            source, self.name, tokenizer, dtype=self.about["dtype"], device=self.config.device
+        )
         self.identities[name] = self.subject.identity
         if source is self.source:
             self._check_taken()

@@ -64,7 +64,8 @@ def given_groups(config: TrackConfig, source: Source, identity: str) -> Given | 
     """Return the sets that `--groups` names, else the set that the run of `tune` held.
 
     Raises:
-        UserError: There is none in the folder, it is empty, or it is of another model.
+        UserError: There is none in the folder, it is empty, of another model, or of coefficients
+            in a rotated basis and not of weights.
     """
     if config.groups is not None:
         folder = Path(config.groups)
@@ -74,17 +75,32 @@ def given_groups(config: TrackConfig, source: Source, identity: str) -> Given | 
                 "an audit or of a tune"
             )
         given = _in_folder(config, folder, identity)
+    elif source.held is None:
+        return None
     else:
-        held = source.tune["set"] if source.tune else None
-        if held is None or held["control"] is not None:
-            return None  # a random set was held in its place
         given = _of_tune(config, source.folder, identity)
-    if not given.masks["critical"].num_selected:
-        raise UserError(f"the set in {given.path} is empty, so there is nothing to follow")
+    _check_followed(given)
     if not config.any_model:
         return given
     own = {name: dataclasses.replace(mask, model_id=identity) for name, mask in given.masks.items()}
     return dataclasses.replace(given, masks=own)
+
+
+def _check_followed(given: Given) -> None:
+    """Raise if the critical set is none of weights, or empty.
+
+    Raises:
+        UserError: It is.
+    """
+    mask = given.masks["critical"]
+    if mask.space != "weights":
+        raise UserError(
+            f"the set in {given.path} is of coefficients in the basis {mask.space}, and `track` "
+            "follows weights; leave --groups out to make a set from scores, or name a set of "
+            "`safetypin select`, of an audit or of another tune"
+        )
+    if not mask.num_selected:
+        raise UserError(f"the set in {given.path} is empty, so there is nothing to follow")
 
 
 def _in_folder(config: TrackConfig, folder: Path, identity: str) -> Given:

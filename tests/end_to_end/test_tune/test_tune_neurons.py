@@ -5,7 +5,13 @@ import torch
 
 from safetypin.artifacts import ArtifactMismatchError, NeuronSet, UserError, load, save
 from safetypin.models import load_model, neuron_weights
-from safetypin.stages import contrast_models, make_contrast_config, tune
+from safetypin.stages import (
+    contrast_models,
+    make_contrast_config,
+    make_track_config,
+    track,
+    tune,
+)
 from safetypin.stages._tune_neurons import check_foundation
 
 
@@ -38,6 +44,21 @@ def test_only_the_weights_of_the_neurons_move(protect, neurons, tune_settings, p
         not torch.equal(tuned.get_parameter(name)[m], model.get_parameter(name)[m])
         for name, m in mask.tensors.items()
     )
+
+
+def test_what_a_track_calls_trainable_is_what_the_neurons_are(neurons, tune_settings, tmp_path):
+    tune(tune_settings(protect="sn-tune", mask=str(neurons)), tmp_path / "run")
+    config = make_track_config(
+        str(tmp_path / "run"), None, None,
+        {"device": "cpu", "rescore": False, "num_permutations": 19},
+    )  # fmt: skip
+    rows = track(config, tmp_path / "out")["drift"]["rows"]
+    found = {row["group"]: row for row in rows if row["measure"] == "rms_units"}
+    assert found["critical"]["num_trainable"] == found["critical"]["num_weights"]
+    # drawn beside the set, where nothing could move
+    assert found["random"]["num_trainable"] == 0
+    # and so what is expected of it is what it did itself, not an average with the rest
+    assert found["critical"]["ratio"] == pytest.approx(1, abs=0.01)
 
 
 def test_the_inner_folder_of_a_set_without_foundation_neurons_is_taken(neurons, tune_settings):

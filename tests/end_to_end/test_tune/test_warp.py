@@ -265,6 +265,21 @@ def blocks(weights):
     return list(found.values())
 
 
+def test_a_run_under_warp_is_tracked_with_a_set_that_is_made_from_scores(
+    warped, command, place, tmp_path
+):
+    out = tmp_path / "tracked"
+    words = ["track", warped, "--num-permutations", 19, "--device", "cpu", "--max-new-tokens", 10]
+    for kind in ("safety", "utility"):
+        words += [f"--{kind}", place / f"{kind}.jsonl", f"--num-{kind}", 16]
+    ended = command(*words, "--out", out)
+    assert ended.code == 0, ended
+    assert "coefficients in a rotated basis (--protect warp)" in " ".join(ended.text.split())
+    metrics = read_metrics(out)
+    assert metrics["set"]["source"] == "made here"
+    assert all(group["num_trainable"] == group["num_selected"] for group in metrics["groups"])
+
+
 # --- refused
 
 
