@@ -4,7 +4,7 @@ import pytest
 
 from safetypin.artifacts import UserError
 from safetypin.stages import make_tune_config
-from safetypin.stages._gates import GAUGES, judge_gate, parse_gate
+from safetypin.stages._gates import GAUGES, OF_TASK, judge_gate, parse_gate
 
 
 def metrics(**changes):
@@ -14,7 +14,7 @@ def metrics(**changes):
         "after": {
             **{name: {"value": 0.1} for name in shares},
             "perplexity": {"value": 12.0},
-            "task": {"loss": 1.5, "exact_match": {"value": 0.75}},
+            "task": {"loss": 1.5, "perplexity": 4.5, "exact_match": {"value": 0.75}},
             "destroyed": None,
         },
         "paired": {
@@ -87,6 +87,21 @@ def test_a_gate_on_problems_that_nobody_answers_is_refused_at_once(text):
     assert make_tune_config("m", None, None, asked).gates == (text,)
 
 
+@pytest.mark.parametrize("name", OF_TASK)
+def test_a_gate_on_the_task_is_refused_at_once_where_nothing_is_held_out(name):
+    given = {"data": "d", "protect": "none", "gates": (f"{name}<=1",), "exact_match": True}
+    with pytest.raises(UserError, match=r"needs held-out examples.*--eval-data.*--eval-fraction"):
+        make_tune_config("m", None, None, given | {"eval_fraction": 0.0})
+    apart = {"eval_fraction": 0.0, "eval_data": "e"}
+    assert make_tune_config("m", None, None, given | apart).gates == (f"{name}<=1",)
+
+
+def test_the_gauges_of_the_task_are_those_that_are_missing_without_one():
+    gone = metrics(after={"task": None}, paired={"exact_match": None}, task_perplexity_ratio=None)
+    found = [n for n in GAUGES if judge_gate(parse_gate(f"{n}<=1"), gone)["value"] is None]
+    assert tuple(found) == OF_TASK
+
+
 def test_every_gauge_is_in_the_cases_above_and_finds_its_number():
     for name in GAUGES:
         found = judge_gate(parse_gate(f"{name}<=1"), metrics())
@@ -104,7 +119,22 @@ def test_what_metrics_says_of_a_gate():
         "holds": False,
         "interval": None,
         "why": None,
+        "beside": None,
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "changes", "words"),
+    [
+        ("perplexity_ratio<=2", {}, "on plain text; on the task 0.5"),
+        ("perplexity<=20", {}, "on plain text; on the task 4.5"),
+        ("perplexity_ratio<=2", {"task_perplexity_ratio": None}, "on plain text; on the task n/a"),
+        ("perplexity<=20", {"after": {"task": None}}, "on plain text; on the task n/a"),
+        ("task_perplexity_ratio<=2", {}, None),
+    ],
+)
+def test_beside_a_gate_on_plain_text_stands_what_the_task_says(text, changes, words):
+    assert judge_gate(parse_gate(text), metrics(**changes))["beside"] == words
 
 
 @pytest.mark.parametrize("text", ["asr<=0.5", "asr>=0.0", "asr_rise<=0.5", "asr_rise>=-1"])

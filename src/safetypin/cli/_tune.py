@@ -195,7 +195,8 @@ def _found(gate: Mapping[str, Any]) -> str:
     if gate["interval"] is not None:
         low, high = gate["interval"]
         shown += f", 95 % interval {low:.4g} to {high:.4g}"
-    return f"{shown}; limit {gate['limit']:g}"
+    beside = "" if gate["beside"] is None else f"; {gate['beside']}"
+    return f"{shown}; limit {gate['limit']:g}{beside}"
 
 
 def _rows(metrics: Mapping[str, Any]) -> list[tuple[str, ...]]:

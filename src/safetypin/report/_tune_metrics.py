@@ -175,6 +175,7 @@ class Gate(Part):
     interval: Interval | None = None
     holds: bool
     why: str | None = None
+    beside: str | None = None
 
 
 class TuneMetrics(Part):

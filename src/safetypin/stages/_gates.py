@@ -4,7 +4,7 @@ import dataclasses
 import math
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from safetypin.artifacts import UserError
@@ -84,6 +84,10 @@ GAUGES: dict[str, Gauge] = {
         missing=NO_EXACT,
     ),
 }
+# gauges on plain text, and where metrics.json has the same on the task
+ON_TEXT = {"perplexity": "after.task.perplexity", "perplexity_ratio": "task_perplexity_ratio"}
+# gauges that are measured on held-out examples
+OF_TASK = ("task_loss", "task_perplexity_ratio", "exact_match", "exact_match_rise")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -137,18 +141,14 @@ def _limit(text: str, number: str, kind: Kind) -> float:
 def _interval(name: str, metrics: Mapping[str, Any]) -> list[float] | None:
     """Return the 95 % interval of a gate's number, where one was measured."""
     *above, last = GAUGES[name].path
-    found: Any = metrics
-    for key in above if last == "value" else ("paired", last):
-        found = found.get(key) if isinstance(found, Mapping) else None
+    found = _at(metrics, above if last == "value" else ("paired", last))
     ends = found.get("interval") if isinstance(found, Mapping) else None
     return None if ends is None else [float(end) for end in ends]
 
 
 def judge_gate(gate: Gate, metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Return the gate's part of metrics.json; a value that is n/a never holds."""
-    value: Any = metrics
-    for key in GAUGES[gate.name].path:
-        value = value[key] if isinstance(value, Mapping) else None
+    value = _at(metrics, GAUGES[gate.name].path)
     holds = value is not None and OPERATORS[gate.operator](value, gate.limit)
     return {
         "gate": gate.text,
@@ -159,7 +159,24 @@ def judge_gate(gate: Gate, metrics: Mapping[str, Any]) -> dict[str, Any]:
         "interval": _interval(gate.name, metrics),
         "holds": holds,
         "why": _why_missing(gate.name, metrics) if value is None else None,
+        "beside": _beside(gate.name, metrics),
     }
+
+
+def _at(metrics: Mapping[str, Any], path: Sequence[str]) -> Any:  # noqa: ANN401 - any of JSON's
+    value: Any = metrics
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def _beside(name: str, metrics: Mapping[str, Any]) -> str | None:
+    """Return what the task says, beside a number that is on plain text."""
+    if name not in ON_TEXT:
+        return None
+    found = _at(metrics, ON_TEXT[name].split("."))
+    shown = "n/a" if found is None else f"{found:.4g}"
+    return f"on plain text; on the task {shown}"
 
 
 def _why_missing(name: str, metrics: Mapping[str, Any]) -> str:

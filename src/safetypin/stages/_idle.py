@@ -192,6 +192,9 @@ def _idle_training(config: TuneConfig) -> list[Idle]:
         idle.append(Idle(("epochs",), f"{why} that is"))
     if not config.exact_match:
         idle.append(Idle(("exact_match_tokens",), "no answers are compared without --exact-match"))
+    if not config.holds_out:
+        names = ("exact_match", "exact_match_tokens", "num_task")
+        idle.append(Idle(names, "eval_fraction 0 holds no examples out"))
     if config.eval_data is not None:
         idle.append(Idle(("eval_fraction",), "the held-out examples are those of --eval-data"))
     if config.schedule == "constant":

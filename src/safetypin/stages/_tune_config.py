@@ -11,7 +11,7 @@ from safetypin.evaluate import check_judge, judge_options
 from safetypin.intervene import PROTECTIONS, Training
 from safetypin.prompts import COUNTED
 from safetypin.select import GROUPS
-from safetypin.stages._gates import parse_gate
+from safetypin.stages._gates import OF_TASK, parse_gate
 from safetypin.stages._score import REDUCTIONS, check_method
 from safetypin.stages._settings import check_choice, check_share, join_settings, one_or_many
 
@@ -149,6 +149,11 @@ class TuneConfig(BaseModel):
                 raise UserError(
                     f"gate {gate.text!r} needs --exact-match, which answers the held-out problems"
                 )
+            if gate.name in OF_TASK and not self.holds_out:
+                raise UserError(
+                    f"gate {gate.text!r} needs held-out examples, and eval_fraction 0 holds none "
+                    "out; give some with --eval-data, or a share of --data with --eval-fraction"
+                )
 
     def _check_set(self) -> None:
         if PROTECTIONS[self.protect].needs_foundation and self.mask is None:
@@ -186,6 +191,11 @@ class TuneConfig(BaseModel):
                 f"--protect {self.protect} has no --control; its controls are --importance random "
                 "or bottom, --rotation random or identity, and --keep-ratio 0"
             )
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether there are held-out examples of the task."""
+        return self.eval_data is not None or self.eval_fraction > 0
 
     @property
     def is_rotated(self) -> bool:

@@ -148,6 +148,8 @@ def test_every_option_of_track_is_read_or_refused(
         ({"protect": "none"}, {"epochs": 2.0}, "the training ends after 6 steps (max_steps)"),
         ({"protect": "none"}, {"exact_match_tokens": 9}, "without --exact-match"),
         ({"protect": "none", "eval_data": "x"}, {"eval_fraction": 0.2}, "those of --eval-data"),
+        ({"protect": "none", "eval_fraction": 0}, {"num_task": 5}, "eval_fraction 0 holds no exam"),
+        ({"protect": "none", "eval_fraction": 0}, {"exact_match": True}, "holds no examples out"),
         ({"protect": "none", "schedule": "constant"}, {"warmup_ratio": 0.1}, "has no warm-up"),
     ],
 )  # fmt: skip

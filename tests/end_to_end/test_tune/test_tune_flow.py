@@ -1,18 +1,22 @@
 """A tuning from end to end: what it leaves, what it measures, what it prints, how it ends."""
 
+import io
 import json
 
 import pytest
 import torch
+from rich.console import Console
 
 from end_to_end import tiny
 from end_to_end.comparing import read_metrics
 from safetypin.artifacts import load
+from safetypin.cli._tune import show_tuning
 from safetypin.evaluate import attack_success_rate, generate, judge, perplexity
 from safetypin.intervene import PROTECTIONS
 from safetypin.models import load_model
 from safetypin.prompts import load_prompts
 from safetypin.stages import tune
+from safetypin.stages._gates import judge_gate, parse_gate
 from safetypin.stages._tune_data import read_sets
 
 
@@ -240,12 +244,29 @@ def test_gates_are_the_exit_code(command, tune_words, tuned_copy, gates, code, w
     assert len(read_metrics(tuned_copy)["gates"]) == len(gates)
 
 
-def test_a_gate_on_what_was_not_measured_does_not_hold_and_says_so(command, tune_words, tmp_path):
-    words = tune_words(tmp_path / "out", protect="none", max_steps=1, eval_fraction=0)
-    ended = command(*words, "--gate", "task_loss<=100", "-q")
-    assert ended.code == 1
-    assert "gate task_loss<=100: does not hold (n/a, no task data was held out" in ended.text
-    assert read_metrics(tmp_path / "out")["after"]["task"] is None
+def test_a_gate_on_what_is_not_held_out_is_refused_before_the_training(tune_refused):
+    said = tune_refused("--gate", "task_loss<=100", protect="none", eval_fraction=0)
+    assert "gate 'task_loss<=100' needs held-out examples" in said
+
+
+def test_a_gate_on_what_was_not_measured_does_not_hold_and_says_so(tuned):
+    metrics = read_metrics(tuned)
+    metrics["after"]["task"] = None
+    metrics["gates"] = [judge_gate(parse_gate("task_loss<=100"), metrics)]
+    console = Console(file=io.StringIO(), width=200)
+    show_tuning(metrics, console)
+    said = console.file.getvalue()
+    assert "gate task_loss<=100: does not hold (n/a, no task data was held out" in said
+
+
+def test_beside_a_gate_on_plain_text_terminal_and_page_show_the_task(
+    command, tune_words, tuned_copy
+):
+    words = tune_words(tuned_copy, save_steps=4)
+    ended = command(*words, "--gate", "perplexity_ratio<=1e6")
+    wanted = f"on plain text; on the task {read_metrics(tuned_copy)['task_perplexity_ratio']:.4g}"
+    assert f"; limit 1e+06; {wanted})" in ended.out
+    assert f"(holds; {wanted})" in (tuned_copy / "report.html").read_text()
 
 
 def test_quiet_prints_the_result_alone_and_verbose_every_step(command, tune_words, tmp_path):
@@ -306,6 +327,7 @@ def test_examples_that_are_cut_off_are_counted_and_said(command, tune_words, tmp
     assert ended.code == 0, ended
     said = "of 40 examples, 1 had the end of their response cut off and 1 were left out"
     assert ended.text.count(said) == 1
+    assert read_metrics(out)["after"]["task"] is None
     found = read_metrics(out)["training"]
     assert (found["num_cut"], found["num_lost"], found["num_examples"]) == (1, 1, 40)
 
