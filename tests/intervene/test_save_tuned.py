@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import AutoPeftModelForCausalLM, PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -15,7 +15,7 @@ from intervene.finetuning import DATA, SMALL, columns_of, mask_of, state_of, tok
 from safetypin.artifacts import UserError
 from safetypin.intervene import Freeze, Full, Lora, MaskedLora, finetune, save_tuned
 from safetypin.intervene._disk import writing
-from safetypin.models import load_model
+from safetypin.models import ALIASES, load_model
 
 # PEFT asks transformers for gradient checkpointing by a name that is on its way out
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
@@ -55,6 +55,38 @@ def test_adapters_are_saved_as_a_plain_peft_adapter_that_others_can_load(tmp_pat
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
     loaded = PeftModel.from_pretrained(plain, str(tmp_path / "adapter"))
     assert torch.equal(loaded(input_ids=TOKENS).logits, model(input_ids=TOKENS).logits)
+
+
+def test_a_revision_of_the_base_stands_apart_and_others_ask_the_hub_for_both(tmp_path, monkeypatch):
+    base = build("llama")
+    base.name_or_path = "owner/base@v1.0"
+    model = tuned(Lora(), base)
+    save_tuned(model, tokenizer(), tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["revision"]) == ("owner/base", "v1.0")
+    assert model.peft_config["default"].base_model_name_or_path == "owner/base@v1.0"
+    assert not (tmp_path / "README.md").exists()
+    asked = []
+
+    def hub(name, **options):
+        asked.append((name, options["revision"]))
+        return build("llama")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", hub)
+    loaded = AutoPeftModelForCausalLM.from_pretrained(str(tmp_path))
+    assert asked == [("owner/base", "v1.0")]
+    assert torch.equal(loaded(input_ids=TOKENS).logits, model(input_ids=TOKENS).logits)
+
+
+@pytest.mark.parametrize("alias", ALIASES)
+def test_an_adapter_of_an_alias_says_what_others_can_do(tmp_path, alias):
+    base = build("llama")
+    base.name_or_path = alias
+    save_tuned(tuned(Lora(), base), tokenizer(), tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert f"`{alias}`, an alias that only safetypin knows" in card
+    assert ALIASES[alias] in card
+    assert "load_model" in card
 
 
 def test_a_saved_adapter_loads_by_the_name_of_its_base(tmp_path):

@@ -133,6 +133,35 @@ def test_an_adapter_on_the_aligned_model_keeps_the_refusal_adapter(tmp_path, fol
     assert_same_weights(load_model(str(tmp_path / "tuned"), device="cpu")[0], tuned)
 
 
+@pytest.mark.parametrize(
+    ("base", "revision", "asked"),
+    [
+        ("owner/base", "v1.0", ("owner/base", "v1.0")),
+        ("owner/base@v1.0", None, ("owner/base", "v1.0")),  # as older versions wrote it
+        ("owner/base@v1.0", "v2.0", ("owner/base", "v1.0")),
+        ("owner/base", None, ("owner/base", None)),
+    ],
+)
+def test_an_adapter_is_merged_into_the_revision_that_it_names(
+    base, revision, asked, tmp_path, folder, monkeypatch
+):
+    whole = AutoModelForCausalLM.from_pretrained(folder)
+    merged = save_adapter(whole, tmp_path / "adapter", base)
+    edit(tmp_path / "adapter" / "adapter_config.json", revision=revision)
+    found = set()
+    for auto in (_load.AutoConfig, _load.AutoTokenizer, _load.AutoModelForCausalLM):
+
+        def local(name, revision=None, load=auto.from_pretrained, **options):
+            if str(name) != str(folder):  # transformers asks for parts of the folder itself
+                found.add((name, revision))
+            return load(folder, **options)
+
+        monkeypatch.setattr(auto, "from_pretrained", local)
+    model, _ = load_model(str(tmp_path / "adapter"), device="cpu")
+    assert found == {asked}
+    assert_same_weights(model, merged)
+
+
 def test_an_adapter_of_a_model_with_other_layers_is_refused(tmp_path, folder):
     for num_layers in (1, 3):
         other = save_llama(tmp_path / f"{num_layers} layers", num_layers=num_layers)

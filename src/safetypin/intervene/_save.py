@@ -14,14 +14,29 @@ from peft.utils import load_peft_weights
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from safetypin.artifacts import WeightMask, write_mask, write_tensors
+from safetypin.artifacts import WeightMask, write_mask, write_tensors, write_text
 from safetypin.intervene._disk import writing
 from safetypin.intervene._state import check_bare
 from safetypin.intervene.protect._entry import EntryLinear
+from safetypin.models import ALIASES, split_revision
 
 MASK_FILE = "mask.safetensors"
 WEIGHTS_FILE = "adapter_model.safetensors"
 ENTRY_TYPE = "MASKED_LORA"  # which PEFT does not know and so does not load without the mask
+# who gets an adapter of an alias without this package cannot tell what its base is
+ALIAS_CARD = """# A PEFT adapter on `{alias}`
+
+`adapter_config.json` names the base `{alias}`, an alias that only safetypin knows:
+{about}. Every other program loads a whole model, which this makes of the adapter and its base:
+
+```python
+from safetypin.models import load_model
+
+model, tokenizer = load_model("this folder")
+model.save_pretrained("whole")
+tokenizer.save_pretrained("whole")
+```
+"""
 
 
 def save_tuned(
@@ -29,7 +44,8 @@ def save_tuned(
 ) -> None:
     """Save what `finetune` returned, so that any Hugging Face program can load it.
 
-    A model is saved whole, adapters as a PEFT adapter that names the base as the user did. Adapters
+    A model is saved whole, adapters as a PEFT adapter that names the base as the user did, a
+    revision apart as PEFT wants it; where that is an alias, a README.md says what it is. Adapters
     of `MaskedLora` in mode `entry` change the weights in a way that no adapter file can hold, so
     they are merged into a copy of the weights, and the model is saved whole.
 
@@ -47,6 +63,10 @@ def save_tuned(
             base.save_pretrained(folder, state_dict=merged_state(base))
         else:
             _save_adapter(model, folder)
+            alias = str(model.peft_config["default"].base_model_name_or_path)
+            if alias in ALIASES:
+                card = ALIAS_CARD.format(alias=alias, about=ALIASES[alias])
+                write_text(folder / "README.md", card)
         tokenizer.save_pretrained(folder)
 
 
@@ -99,6 +119,8 @@ def _save_adapter(model: PeftModel, folder: Path, peft_type: str | None = None) 
     config: Any = copy.copy(model.peft_config["default"])
     config.peft_type = peft_type or config.peft_type
     config.inference_mode = True
+    base, revision = split_revision(str(config.base_model_name_or_path or ""))
+    config.base_model_name_or_path, config.revision = base or None, revision
     # PEFT would write a set, in another order each time
     config.target_modules = sorted(config.target_modules)
     config.save_pretrained(str(folder))

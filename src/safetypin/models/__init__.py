@@ -20,6 +20,7 @@ from safetypin.models._load import (
     load_adapted,
     load_model,
     load_tokenizer,
+    split_revision,
 )
 from safetypin.models._neuron_weights import key_coordinate, neuron_weights
 from safetypin.models._neurons import (
@@ -66,6 +67,7 @@ __all__ = [
     "neuron_weights",
     "num_layers",
     "quiet_transformers",
+    "split_revision",
     "transposed",
     "unit_sites",
     "weights_of_layers",

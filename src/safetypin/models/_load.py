@@ -121,18 +121,27 @@ def _source(name: str) -> tuple[str, str | None]:
     """Return a folder or Hub id, and a revision."""
     if name in ALIASES:
         return (str(base_folder()) if wheel_file() else HUB_ID), None
-    if Path(name).is_dir():
-        return name, None
-    hub_id, _, revision = name.partition("@")
-    looks_like_path = name.startswith((".", "/", "~")) or hub_id.count("/") != 1
-    if looks_like_path:
+    hub_id, revision = split_revision(name)
+    if not Path(name).is_dir() and not _is_hub_id(hub_id):
         near = difflib.get_close_matches(name.lower(), ALIASES, n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         raise UserError(
             f"no model {name!r}: it is no folder here and no alias; {hint}"
             f"aliases are {', '.join(ALIASES)}, and a Hub id has the form owner/name[@revision]"
         )
+    return hub_id, revision
+
+
+def split_revision(name: str) -> tuple[str, str | None]:
+    """Return a Hub id and the revision behind it; any other name as it is, and None."""
+    hub_id, _, revision = name.partition("@")
+    if Path(name).is_dir() or not _is_hub_id(hub_id):
+        return name, None
     return hub_id, revision or None
+
+
+def _is_hub_id(name: str) -> bool:
+    return not name.startswith((".", "/", "~")) and name.count("/") == 1
 
 
 def _tokenizer(name: str) -> PreTrainedTokenizerBase:
@@ -191,10 +200,15 @@ def _adapter_base(folder: Path) -> str:
     from peft import PeftConfig
 
     with hub_errors(str(folder)):
-        base = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
-    if not base:
+        config = PeftConfig.from_pretrained(str(folder))
+    if not config.base_model_name_or_path:
         raise UserError(f"the adapter in {folder} does not say what base model it is for")
-    return str(base)
+    base = str(config.base_model_name_or_path)
+    is_hub_id = not Path(base).is_dir() and _is_hub_id(base)
+    # older adapters of ours have the revision in the name
+    if config.revision and is_hub_id and "@" not in base:
+        return f"{base}@{config.revision}"
+    return base
 
 
 def load_adapted(
