@@ -15,6 +15,7 @@ GROUPS = {
     "random": "as many weights as critical in every matrix, drawn uniformly outside of it",
     "matched": "the same with the same sizes of weights",
 }
+SETS = ("critical", "top_safety", "top_utility")
 MEASURES = {
     "rms_units": ("mean |dW| over the set in units of the RMS weight of its matrix", ""),
     "norm_ratio": ("norm of the set's changes / norm of its weights before", "compare"),
@@ -191,10 +192,7 @@ def overlaps(num_layers: int, control: bool) -> dict[str, Any]:
         for group, (share, floor, _) in shares.items()
         for layer in range(num_layers)
     ]
-    maps = [
-        {**grid(num_layers, "share", "noise_share"), "group": group}
-        for group in ("critical", "top_safety", "top_utility")
-    ]
+    maps = [{**grid(num_layers, "share", "noise_share"), "group": group} for group in SETS]
     return {"rows": rows, "by_layer": by_layer, "maps": maps}
 
 
@@ -298,7 +296,8 @@ def example_track(*, num_layers: int = 30, control: bool = True, frozen: bool = 
             "by_layer": [
                 {
                     "model": model,
-                    "score": "safety",
+                    "score": score,
+                    "group": group,
                     "layer": layer,
                     "num_weights": 11_000,
                     "drop": 0.3 + 0.2 * math.sin(layer / 3),
@@ -306,6 +305,8 @@ def example_track(*, num_layers: int = 30, control: bool = True, frozen: bool = 
                     "rank_change": -0.02,
                 }
                 for model in models
+                for score in ("safety", "utility")
+                for group in SETS
                 for layer in range(num_layers)
             ],
             "histograms": [
@@ -317,7 +318,7 @@ def example_track(*, num_layers: int = 30, control: bool = True, frozen: bool = 
                     "group": group,
                     "score": score,
                 }
-                for group in ("critical", "matched")
+                for group in (*SETS, "matched")
                 for score in ("safety", "utility")
             ],
             "notes": ["a set that was chosen for its high scores falls whenever it is scored anew"],

@@ -4,21 +4,24 @@ import re
 
 import pytest
 from example_metrics import rate, row
-from example_track import GROUPS, MEASURES, STEPS, example_track, write_track
+from example_track import GROUPS, MEASURES, SETS, STEPS, example_track, write_track
+from matplotlib.figure import Figure
 from reading import Page, check_promises
 
+from doc_pages import ARTIFACTS, table
 from safetypin.artifacts import UserError
-from safetypin.report import write_report, write_track_report
+from safetypin.report import _words, write_report, write_track_report
 from safetypin.report._read import parse
 from safetypin.report._track_metrics import TrackMetrics
+from safetypin.report._track_pictures import pictures
 from safetypin.report._track_words import expected_gap
 
 OPTIONAL = {"settings", "kind"}
 PICTURES = {
     "drift-map", "drift-map-expected", "drift-relative-change", "drift-rms-units", "drift-steps",
     "drift-steps-groups", "drift-steps-norm-ratio", "drift-steps-relative-change",
-    "drift-steps-row-cosine", "overlap", "overlap-layers", "overlap-map", "overlap-map-noise",
-    "rates", "scores-layers", "scores-map-after", "scores-map-before",
+    "drift-steps-row-cosine", "overlap", "overlap-layers", "overlap-map", "rank-changes",
+    "rates", "scores-layers", "scores-map",
     *(f"scores-{score}-{group.replace('_', '-')}" for score in ("safety", "utility")
       for group in GROUPS),
 }  # fmt: skip
@@ -113,6 +116,92 @@ def test_every_figure_lies_beside_the_page_as_png_and_svg(made):
         assert (
             begin == b"\x89PNG\r\n\x1a\n" if path.suffix == ".png" else begin.startswith(b"<?xml")
         )
+
+
+def test_the_docs_name_every_figure():
+    rows = table(ARTIFACTS, "### `safetypin track RUN --out DIR`")
+    said = next(about for name, about in rows if name.startswith("`figures/"))
+    names = re.findall(r"`([^`]+)`", said)
+    patterns = [re.sub(r"SCORE|GROUP|MEASURE", "[a-z-]+", name) for name in names]
+    for picture in PICTURES:
+        assert any(re.fullmatch(pattern, picture) for pattern in patterns), picture
+    for pattern in patterns:
+        assert any(re.fullmatch(pattern, picture) for picture in PICTURES), pattern
+
+
+def panels(name, metrics):
+    """Return the axes of one figure of a track."""
+    figure = Figure()
+    dict(pictures(parsed(metrics)))[name].draw(figure)
+    return figure.axes
+
+
+def test_every_set_has_its_overlap_by_layer_in_full(tmp_path):
+    metrics = example_track(control=False)
+    shown = panels("overlap_layers", metrics)
+    assert [axes.get_title(loc="left") for axes in shown] == [_words.ARMS[name] for name in SETS]
+    for axes, group in zip(shown, SETS, strict=True):
+        values = [r["jaccard"] for r in metrics["overlap"]["by_layer"] if r["group"] == group]
+        line = next(line for line in axes.lines if line.get_marker() == "o")
+        assert list(line.get_ydata()) == values
+        assert axes.get_ylim()[0] == 0
+        assert axes.get_ylim()[1] > max(values)
+
+
+def test_every_set_has_its_fall_by_layer_of_both_scores():
+    metrics = example_track()
+    for place, layer in enumerate(metrics["dynamics"]["by_layer"]):
+        layer["drop"] = place / 1000
+    shown = panels("drops", metrics)
+    wanted = [(score, group) for score in ("safety", "utility") for group in SETS]
+    for axes, (score, group) in zip(shown, wanted, strict=True):
+        line = next(line for line in axes.lines if line.get_marker() == "o")
+        assert list(line.get_ydata()) == [
+            1 - row["drop"]
+            for row in metrics["dynamics"]["by_layer"]
+            if (row["model"], row["score"], row["group"]) == ("tuned", score, group)
+        ]
+
+
+def test_every_set_is_mapped_by_the_score_that_it_is_the_top_of():
+    titles = [axes.get_title(loc="left") for axes in panels("score_map", example_track())]
+    assert [title for title in titles if title not in ("", "after")] == [
+        "safety-critical set, safety score before",
+        "top safety, safety score before",
+        "top utility, utility score before",
+    ]
+    titles = [axes.get_title(loc="left") for axes in panels("overlap_map", example_track())]
+    assert [title for title in titles if title not in ("", "noise floor")] == [
+        _words.ARMS[name] for name in SETS
+    ]
+
+
+def test_changes_of_rank_stand_beside_control_and_noise():
+    metrics = example_track()
+    changes = {"tuned": 0.02, "control": -0.03, "noise": -0.04}
+    for moved in metrics["dynamics"]["rows"]:
+        by = changes[moved["model"]] * (2 if moved["score"] == "utility" else 1)
+        moved |= {"rank_before": 0.5, "rank_after": 0.5 + by}
+    for axes, factor in zip(panels("ranks", metrics), (1, 2), strict=True):
+        widths = [bar.get_width() for bar in axes.patches]
+        assert widths == pytest.approx([2 * factor, -3 * factor] * len(GROUPS))
+        strokes = [stroke.get_segments()[0][0][0] for stroke in axes.collections]
+        assert strokes == pytest.approx([-4 * factor] * len(GROUPS))
+
+
+def test_a_track_of_an_older_version_shows_the_critical_set_alone(tmp_path):
+    metrics = example_track()
+    found = metrics["dynamics"]
+    found["by_layer"] = [
+        {key: value for key, value in row.items() if key != "group"}
+        for row in found["by_layer"]
+        if (row["group"], row["score"]) == ("critical", "safety")
+    ]
+    found["maps"] = [one for one in found["maps"] if one["group"] in ("critical", "matched")]
+    assert [a.get_title(loc="left") for a in panels("drops", metrics)] == ["safety-critical set"]
+    assert len(panels("score_map", metrics)) == 3  # before, after and their scale
+    found["maps"] = []
+    assert "Mean score by layer and module" not in page(tmp_path, metrics).html
 
 
 def test_the_same_files_give_the_same_bytes(made, tmp_path):

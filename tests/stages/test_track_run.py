@@ -169,8 +169,20 @@ def test_maps_of_scores_and_overlap_are_those_of_the_matrices(finished):
         for layer, line in zip(found["layers"], found[name], strict=True):
             for module, value in zip(found["modules"], line, strict=True):
                 assert value == values.get((layer, module))
-    for name in ("scores-map-before", "scores-map-after", "overlap-map", "scores-utility-critical"):
+    for name in ("scores-map", "rank-changes", "overlap-map", "scores-utility-critical"):
         assert (out / "figures" / f"{name}.png").exists()
+
+
+def test_scores_by_layer_and_matrix_are_kept_of_every_set_that_scores_cut(finished):
+    out, metrics, _ = finished
+    sets = ("critical", "top_safety", "top_utility")
+    kinds = {(group, score) for group in sets for score in ("safety", "utility")}
+    assert {(one["group"], one["score"]) for one in metrics["dynamics"]["maps"]} > kinds
+    found = metrics["dynamics"]["by_layer"]
+    assert {(row["group"], row["score"]) for row in found} == kinds
+    rows = pq.read_table(out / "dynamics.parquet").to_pylist()
+    by_layer = [row for row in rows if row["level"] == "layer" and row["group"] in sets]
+    assert found == [{key: row[key] for key in found[0]} for row in by_layer]
 
 
 def test_the_tops_can_be_wider_than_the_shares_of_the_set(finished, place, tmp_path):

@@ -1,7 +1,8 @@
 """Maps of a number by layer and module, and the overlap by layer."""
 
+import dataclasses
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
@@ -19,7 +20,7 @@ from safetypin.report._style import GRID, SOFT, STRONG, drawn, inline_svg, light
 Values = Sequence[Sequence[float | None]]
 
 _RIGHT, _TOP, _BOTTOM = 0.75, 0.1, 0.5  # inches
-_ROW = 0.27
+_ROW, _LOW_ROW, _GAP, _TITLE, _WIDE = 0.27, 0.2, 0.18, 0.3, 0.92
 _LEVELS = 16
 
 
@@ -68,18 +69,74 @@ def map_picture(
         inner = (height - _TOP - _BOTTOM) / height
         box = (left / width, _BOTTOM / height, (width - left - _RIGHT) / width, inner)
         axes = figure.add_axes(box)
-        _tiles(axes, values, highest)
-        axes.set_xlim(-0.5, len(layers) - 0.5)
-        axes.set_ylim(len(modules) - 0.5, -0.5)
-        axes.set_yticks(range(len(modules)), labels=[_ended(module) for module in modules])
-        axes.tick_params(length=0)
-        for spine in axes.spines.values():
-            spine.set_visible(False)
-        _layer_ticks(axes, layers)
+        row = MapRow(layers=layers, modules=modules, grids={"": values}, top=highest)
+        _map(axes, row, values, named=True, last=True)
         bar = figure.add_axes((1 - 0.62 / width, _BOTTOM / height, 0.1 / width, inner))
         _scale(bar, highest, spelt)
 
     return Picture(name=name, title=title, width=width, height=height, draw=draw)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MapRow:
+    """Maps beside each other on one scale.
+
+    Attributes:
+        layers: Blocks, the rows of every grid.
+        modules: Matrices of a block, its columns.
+        grids: The numbers by what is written above them.
+        top: The number of the full hue.
+    """
+
+    layers: Sequence[int]
+    modules: Sequence[str]
+    grids: Mapping[str, Values]
+    top: float
+
+
+def maps_picture(
+    name: str, title: str, rows: Sequence[MapRow], *, spelt: Callable[[float], str]
+) -> Picture:
+    """Return maps as `map_picture` draws one, in rows of as many, each row on its own scale."""
+    num_columns = len(rows[0].grids)
+    longest = max(len(module) for row in rows for module in row.modules)
+    left = 0.2 + 0.068 * min(30, longest)
+    each = max(1.6, 0.11 * max(len(row.layers) for row in rows))
+    each = min(each, (9.6 - left - _WIDE - (num_columns - 1) * _GAP) / num_columns)
+    width = left + num_columns * each + (num_columns - 1) * _GAP + _WIDE
+    heights = [max(3, len(row.modules)) * _LOW_ROW for row in rows]
+    height = sum(heights) + len(rows) * _TITLE + _BOTTOM
+
+    def draw(figure: Figure) -> None:
+        bottom = height
+        for row, tall in zip(rows, heights, strict=True):
+            bottom -= tall + _TITLE
+            for place, (above, values) in enumerate(row.grids.items()):
+                start = left + place * (each + _GAP)
+                box = (start / width, bottom / height, each / width, tall / height)
+                axes = figure.add_axes(box)
+                _map(axes, row, values, named=not place, last=row is rows[-1])
+                axes.set_title(above, fontsize=8.5, loc="left", pad=4)
+            right, inner = 1 - 0.79 / width, tall / height
+            bar = figure.add_axes((right, bottom / height, 0.1 / width, inner))
+            _scale(bar, row.top, spelt)
+
+    return Picture(name=name, title=title, width=width, height=height, draw=draw)
+
+
+def _map(axes: Axes, row: MapRow, values: Values, *, named: bool, last: bool) -> None:
+    _tiles(axes, values, row.top)
+    axes.set_xlim(-0.5, len(row.layers) - 0.5)
+    axes.set_ylim(len(row.modules) - 0.5, -0.5)
+    names = [_ended(module) for module in row.modules]
+    axes.set_yticks(range(len(names)) if named else [], labels=names if named else [])
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    if last:
+        _layer_ticks(axes, row.layers)
+    else:
+        axes.set_xticks([])
 
 
 def _ended(name: str) -> str:

@@ -8,15 +8,10 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from safetypin.artifacts import replacing
-from safetypin.report._style import drawn, inline_svg
+from safetypin.report._style import drawn, inline_svg, inlined, svg_text
 
-FORMATS = ("png", "svg")
 DPI = 200
-# no date and no version, so that the same numbers give the same bytes
-_METADATA = {
-    "png": {"Software": None},
-    "svg": {"Date": None, "Creator": None, "Format": None, "Type": None},
-}
+_WHITE = '<rect width="100%" height="100%" style="fill: #ffffff"/>'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,11 +42,23 @@ class Picture:
         """Write the figure on white as PNG and as SVG; return the two paths."""
         with drawn(self.width, self.height) as figure:
             self.draw(figure)
-            figure.patch.set(visible=True, facecolor="white")
-            return [self._write(figure, folder, kind) for kind in FORMATS]
+            return self._write(folder, figure, svg_text(figure))
 
-    def _write(self, figure: Figure, folder: Path, kind: str) -> Path:
-        path = folder / f"{self.name}.{kind}"
-        with replacing(path) as temporary:
-            figure.savefig(temporary, format=kind, dpi=DPI, metadata=_METADATA[kind])
-        return path
+    def publish(self, folder: Path) -> Markup:
+        """Do what `save` and `inline` do; what takes long, drawing, is done once for both."""
+        with drawn(self.width, self.height) as figure:
+            self.draw(figure)
+            text = svg_text(figure)
+            self._write(folder, figure, text)
+        return inlined(text, width=self.width, name=self.name, title=self.title)
+
+    def _write(self, folder: Path, figure: Figure, text: str) -> list[Path]:
+        png, svg = (folder / f"{self.name}.{kind}" for kind in ("png", "svg"))
+        figure.patch.set(visible=True, facecolor="white")
+        with replacing(png) as temporary:
+            # no version, so that the same numbers give the same bytes
+            figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
+        with replacing(svg) as temporary:
+            whole = text.replace('<g id="figure_1">', f'{_WHITE}\n <g id="figure_1">', 1)
+            temporary.write_text(whole, encoding="utf-8")
+        return [png, svg]

@@ -1,7 +1,7 @@
 """The figures of a track that show scores and sets before and after."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -9,11 +9,11 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 
 from safetypin.report import _words
 from safetypin.report._drift_figures import colour_of
-from safetypin.report._map_metrics import OverlapMap, ScoreMap, Values
-from safetypin.report._maps import map_picture
 from safetypin.report._picture import Picture
 from safetypin.report._style import GRID, INK, PAPER, SOFT, STRONG, light_grid
-from safetypin.report._track_metrics import Histogram, LayerDynamics, LayerOverlap, Overlap
+from safetypin.report._track_metrics import AllDynamics, Histogram, Overlap
+
+MODELS = ("tuned", "control", "noise")
 
 
 def histogram_picture(histogram: Histogram) -> Picture:
@@ -101,118 +101,57 @@ def overlap_picture(rows: Sequence[Overlap]) -> Picture:
     )
 
 
-def overlap_layers_picture(rows: Sequence[LayerOverlap]) -> Picture:
-    """Return the overlap of one set by layer."""
-    lines: list[tuple[str, str, str | tuple[int, tuple[int, int]], float]] = [
-        ("noise_jaccard", SOFT, "-", 0.9),
-        ("control_jaccard", INK, (0, (1, 1)), 0.9),
-        ("chance_jaccard", SOFT, (0, (4, 3)), 0.9),
-        ("jaccard", STRONG, "-", 1.5),
-    ]
-
-    def draw(axes: Axes) -> None:
-        for name, colour, line, width in lines:
-            values = [getattr(row, name) for row in rows]
-            if any(value is not None for value in values):
-                axes.plot(
-                    [row.layer for row in rows],
-                    [math.nan if value is None else value for value in values],
-                    color=colour, linestyle=line, linewidth=width,
-                    marker="o" if name == "jaccard" else None, markersize=3.5,
-                )  # fmt: skip
-        axes.set_ylim(bottom=0)
-        axes.set_ylabel("Jaccard index")
-
-    return _layers_picture(
-        "overlap-layers",
-        "Overlap of the safety-critical set before and after by layer, with chance level, noise "
-        "floor and control; the numbers are in overlap.parquet",
-        [row.layer for row in rows],
-        draw,
-    )
-
-
-def drop_layers_picture(rows: Sequence[LayerDynamics]) -> Picture:
-    """Return by layer what became of the critical set's mean score, beside that of all weights."""
-    layers = [row.layer for row in rows]
-
-    def draw(axes: Axes) -> None:
-        axes.axhline(1.0, color=INK, linewidth=0.7)
-        for name, colour, line in (("drop_of_all", SOFT, (0, (4, 3))), ("drop", STRONG, "-")):
-            drops = [getattr(row, name) for row in rows]
-            axes.plot(
-                layers, [math.nan if drop is None else 1 - drop for drop in drops], color=colour,
-                linestyle=line, linewidth=1.5 if name == "drop" else 0.9,
-                marker="o" if name == "drop" else None, markersize=3.5,
-            )  # fmt: skip
-        axes.set_ylim(bottom=0)
-        axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:.3g}\u00d7"))
-        axes.set_ylabel("mean score after / before")
-
-    return _layers_picture(
-        "scores-layers",
-        "Mean safety score of the safety-critical set after the training as a multiple of that "
-        "before, by layer; the numbers are in dynamics.parquet",
-        layers,
-        draw,
-    )
-
-
-def _layers_picture(
-    name: str, title: str, layers: Sequence[int], lines: Callable[[Axes], None]
-) -> Picture:
-    width = min(9.6, max(4.8, 1.4 + 0.15 * len(layers)))
+def ranks_picture(dynamics: AllDynamics) -> Picture:
+    """Return how far every group's mean rank moved, by each score, beside noise and control."""
+    scores = list(dict.fromkeys(row.score for row in dynamics.rows))
+    groups = list(dict.fromkeys(row.group for row in dynamics.rows))
+    width, height = 1.85 + 2.6 * len(scores), 0.95 + 0.42 * len(groups)
 
     def draw(figure: Figure) -> None:
-        axes = figure.add_axes((0.68 / width, 0.18, (width - 0.8) / width, 0.78))
-        light_grid(axes)
-        lines(axes)
-        axes.set_xlim(min(layers) - 0.6, max(layers) + 0.6)
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True))
-        axes.set_xlabel("layer")
-
-    return Picture(name=name, title=title, width=width, height=2.7, draw=draw)
-
-
-def score_map_pictures(found: ScoreMap) -> list[Picture]:
-    """Return the mean score of a group in every matrix before and after, on one scale."""
-    grids = {"before": found.mean_before, "after": found.mean_after}
-    top = _highest(*grids.values())
-    return [
-        map_picture(
-            f"scores-map-{when}",
-            f"Mean {found.score} score of {_words.ARMS[found.group]} {when} the training, by layer "
-            "and module; the numbers are in dynamics.parquet",
-            found.layers,
-            found.modules,
-            grid,
-            spelt=_words.figures,
-            top=top,
+        shared: Axes | None = None
+        for column, score in enumerate(scores):
+            box = ((1.75 + 2.6 * column) / width, 0.5 / height, 2.35 / width, 1 - 0.85 / height)
+            axes = figure.add_axes(box, sharex=shared)
+            shared = shared or axes
+            axes.grid(axis="x", color=GRID, linewidth=0.6)
+            axes.set_axisbelow(True)
+            axes.axvline(0, color=INK, linewidth=0.7)
+            for place, group in enumerate(groups):
+                _rank_bars(axes, place, dynamics, group, score)
+            axes.set_ylim(len(groups) - 0.45, -0.55)
+            names = [] if column else [_words.ARMS[group] for group in groups]
+            axes.set_yticks(range(len(names)), labels=names)
+            axes.tick_params(axis="y", length=0)
+            axes.spines["left"].set_visible(False)
+            axes.set_title(f"by {score} score", fontsize=8.5, loc="left")
+            axes.set_xlabel("change of mean percentile, points")
+        assert shared is not None
+        shared.xaxis.set_major_locator(MaxNLocator(nbins=5))
+        shared.xaxis.set_major_formatter(
+            FuncFormatter(lambda x, _: f"{x:+.3g}".replace("-", "\u2212") if x else "0")
         )
-        for when, grid in grids.items()
-    ]
+
+    return Picture(
+        name="rank-changes",
+        title="Change of the mean rank of every group in its matrices, with noise floor and "
+        "control; the numbers are in the tables below",
+        width=width,
+        height=height,
+        draw=draw,
+    )
 
 
-def overlap_map_pictures(found: OverlapMap) -> list[Picture]:
-    """Return the share of the old set in the new one by matrix, and without a training."""
-    grids = {"": found.share, "-noise": found.noise_share}
-    about = {"": "after the training", "-noise": "of two halves of the prompts, with no training"}
-    return [
-        map_picture(
-            f"overlap-map{name}",
-            f"Share of {_words.ARMS[found.group]} that is in the set made anew, {about[name]}, by "
-            "layer and module; the numbers are in overlap.parquet",
-            found.layers,
-            found.modules,
-            grid,
-            spelt=_words.share,
-            top=1.0,
-        )
-        for name, grid in grids.items()
-    ]
-
-
-def _highest(*grids: Values) -> float:
-    values = [value for grid in grids for row in grid for value in row if value is not None]
-    return max(values, default=0.0) or 1.0
+def _rank_bars(axes: Axes, place: int, dynamics: AllDynamics, group: str, score: str) -> None:
+    found = {model: dynamics.row(group, model=model, score=score) for model in MODELS}
+    moved = {model: 100 * (row.rank_after - row.rank_before) for model, row in found.items() if row}
+    colour, has_control = colour_of(group), "control" in moved
+    if "tuned" in moved:
+        middle, height = place - 0.17 * has_control, 0.28 if has_control else 0.5
+        axes.barh([middle], [moved["tuned"]], height=height, color=colour)
+    if has_control:
+        axes.barh(
+            [place + 0.17], [moved["control"]], height=0.28, facecolor=PAPER, edgecolor=colour,
+            linewidth=1.0,
+        )  # fmt: skip
+    if "noise" in moved:
+        axes.vlines([moved["noise"]], place - 0.42, place + 0.42, color=INK, linewidth=1.3)

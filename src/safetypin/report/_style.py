@@ -52,14 +52,26 @@ def drawn(width: float, height: float) -> Iterator[Figure]:
         yield figure
 
 
+def svg_text(figure: Figure) -> str:
+    """Return the figure as the text of an SVG file without a background.
+
+    Call it inside `drawn`, where the style still holds.
+    """
+    raw = io.StringIO()
+    figure.savefig(raw, format="svg", metadata=_METADATA)
+    return raw.getvalue()
+
+
 def inline_svg(figure: Figure, *, name: str, title: str) -> Markup:
     """Return the figure as an `<svg>` whose ids begin with `name`; the same bytes every time.
 
     Call it inside `drawn`, where the style still holds. `title` is the text alternative.
     """
-    raw = io.StringIO()
-    figure.savefig(raw, format="svg", metadata=_METADATA)
-    text = raw.getvalue()
+    return inlined(svg_text(figure), width=figure.get_figwidth(), name=name, title=title)
+
+
+def inlined(text: str, *, width: float, name: str, title: str) -> Markup:
+    """Return what `svg_text` gave, `width` inches wide, as part of a page."""
     text = text[text.index("<svg") :]
     text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     # Its style sheet would reach the whole page; report.css holds the same two rules.
@@ -70,7 +82,6 @@ def inline_svg(figure: Figure, *, name: str, title: str) -> Markup:
         text = text.replace(colour, f"var(--{variable})")
     box = re.search(r'viewBox="[^"]*"', text)
     assert box, "matplotlib writes a viewBox"
-    width = figure.get_figwidth()
     opening = (
         f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" {box.group()} role="img" '
         f'style="min-width: {66 * width:.0f}px; max-width: {104 * width:.0f}px" '

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+from markupsafe import Markup
+
 from safetypin.report import _track_words
 from safetypin.report._drift_figures import MAIN, PAPERS, banded_group, shown_map
 from safetypin.report._examples import Examples
 from safetypin.report._html import answers, render, write_page
-from safetypin.report._picture import Picture
 from safetypin.report._read import read, read_examples
 from safetypin.report._track_metrics import TrackMetrics
 from safetypin.report._track_pictures import pictures
@@ -35,13 +36,12 @@ def write_track_report(folder: Path) -> Path:
         UserError: metrics.json is missing, of another kind or not of schema 1; the disk is full.
     """
     metrics = read(folder, "track", TrackMetrics)
-    drawn = dict(pictures(metrics))
-    for picture in drawn.values():
-        picture.save(folder / FIGURES_FOLDER)
+    figures = folder / FIGURES_FOLDER
+    drawn = {name: picture.publish(figures) for name, picture in pictures(metrics)}
     return write_page(folder, track_page(metrics, read_examples(folder), drawn))
 
 
-def track_page(metrics: TrackMetrics, examples: Examples | None, drawn: dict[str, Picture]) -> str:
+def track_page(metrics: TrackMetrics, examples: Examples | None, drawn: dict[str, Markup]) -> str:
     """Return the page."""
     outcome = metrics.outcome
     return render(
@@ -60,7 +60,7 @@ def track_page(metrics: TrackMetrics, examples: Examples | None, drawn: dict[str
         answers=answers(examples),
         banded=banded_group(metrics),
         mapped=found.group if (found := shown_map(metrics)) else None,
-        svg={name: picture.inline() for name, picture in drawn.items()},
+        svg=drawn,
         main=MAIN,
         papers=PAPERS,
     )

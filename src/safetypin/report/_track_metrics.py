@@ -157,9 +157,10 @@ class Dynamics(Part):
 
 
 class LayerDynamics(Part):
-    """The fall of the critical set's mean score in one layer."""
+    """The fall of a set's mean score in one layer; older files have the critical set's alone."""
 
     model: str
+    group: str = "critical"
     score: str
     layer: int
     num_weights: int

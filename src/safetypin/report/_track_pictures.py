@@ -12,15 +12,14 @@ from safetypin.report._drift_figures import (
     shown_map,
     spread_picture,
 )
-from safetypin.report._picture import Picture
-from safetypin.report._score_figures import (
+from safetypin.report._layer_figures import (
     drop_layers_picture,
-    histogram_picture,
     overlap_layers_picture,
-    overlap_map_pictures,
-    overlap_picture,
-    score_map_pictures,
+    overlap_maps_picture,
+    score_maps_picture,
 )
+from safetypin.report._picture import Picture
+from safetypin.report._score_figures import histogram_picture, overlap_picture, ranks_picture
 from safetypin.report._track_metrics import AllDynamics, Overlaps, TrackMetrics
 from safetypin.report._tune_figures import rates_picture
 
@@ -50,20 +49,17 @@ def _of_scores(dynamics: AllDynamics) -> Named:
     for histogram in dynamics.histograms:
         if histogram.edges:
             yield f"histogram_{histogram.score}_{histogram.group}", histogram_picture(histogram)
-    layers = [r for r in dynamics.by_layer if r.model == "tuned" and r.score == "safety"]
-    if layers:
+    if dynamics.rows:
+        yield "ranks", ranks_picture(dynamics)
+    if layers := [row for row in dynamics.by_layer if row.model == "tuned"]:
         yield "drops", drop_layers_picture(layers)
-    for found in dynamics.maps:
-        if found.group == "critical" and found.score == "safety":
-            names = ("score_map_before", "score_map_after")
-            yield from zip(names, score_map_pictures(found), strict=True)
+    if maps := score_maps_picture(dynamics.maps):
+        yield "score_map", maps
 
 
 def _of_overlap(overlap: Overlaps) -> Named:
     yield "overlap", overlap_picture(overlap.rows)
-    if parts := [row for row in overlap.by_layer if row.group == "critical"]:
-        yield "overlap_layers", overlap_layers_picture(parts)
-    for found in overlap.maps:
-        if found.group == "critical":
-            names = ("overlap_map", "overlap_map_noise")
-            yield from zip(names, overlap_map_pictures(found), strict=True)
+    if overlap.by_layer:
+        yield "overlap_layers", overlap_layers_picture(overlap.by_layer)
+    if maps := overlap_maps_picture(overlap.maps):
+        yield "overlap_map", maps

@@ -8,7 +8,8 @@ from safetypin.stages._track_tables import Row
 
 # of every group: the layers and modules that its set is shown by
 Where = Mapping[str, Mapping[str, Any]]
-FOLLOWED = ("critical", "matched")  # of the scores; the sets made anew have no matched weights
+SETS = ("critical", "top_safety", "top_utility")  # those that are cut by scores
+FOLLOWED = (*SETS, "matched")  # of the scores; the sets made anew have no matched weights
 
 
 def drift_maps(where: Where, rows: Sequence[Row]) -> list[dict[str, Any]]:

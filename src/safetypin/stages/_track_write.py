@@ -15,7 +15,7 @@ from safetypin.stages._track_drift import DRIFT_FILE, read_drift
 from safetypin.stages._track_findings import MEASURE, findings
 from safetypin.stages._track_groups import Given, name_of, shares_of
 from safetypin.stages._track_intervals import with_intervals
-from safetypin.stages._track_maps import drift_maps, overlap_maps, score_maps
+from safetypin.stages._track_maps import SETS, drift_maps, overlap_maps, score_maps
 from safetypin.stages._track_scores import (
     DYNAMICS_FILE,
     HISTOGRAMS_FILE,
@@ -226,7 +226,7 @@ def _scores(run: Finished) -> dict[str, Any] | None:
 
 
 def _dynamics(run: Finished, rows: list[Row]) -> dict[str, Any] | None:
-    """Return what became of the scores: over the whole model, and by layer of the critical set."""
+    """Return what became of the scores: over the whole model, and of each set by layer."""
     if not rows:
         return None
     about = {
@@ -234,13 +234,13 @@ def _dynamics(run: Finished, rows: list[Row]) -> dict[str, Any] | None:
         for stage, model in MODELS.items()
         if stage in run.series.records
     }
-    keys = ("model", "score", "layer", "num_weights", "drop", "drop_of_all", "rank_change")
+    keys = ("model", "score", "group", "layer", "num_weights", "drop", "drop_of_all", "rank_change")
     return {
         "rows": with_intervals(rows, run.config.seed),
         "by_layer": [
             {key: row[key] for key in keys}
             for row in rows
-            if row["level"] == "layer" and row["group"] == "critical"
+            if row["level"] == "layer" and row["group"] in SETS
         ],
         "histograms": [
             {"score": score, **histogram}
