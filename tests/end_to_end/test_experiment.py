@@ -144,6 +144,9 @@ def test_the_numbers_are_those_of_the_runs(ended):
         assert row["overlap"]["noise_jaccard"] > 0
     rises = [row["outcome"]["asr_rise"]["value"] for row in frozen["runs"]]
     assert frozen["spread"]["asr_rise"]["values"] == rises
+    for name in ("critical", "top_safety", "top_utility"):
+        again = [row["overlaps"][name]["jaccard"] for row in frozen["runs"]]
+        assert frozen["spread"][f"{name}_jaccard"]["values"] == again
     assert other["runs"][0]["drift"] is other["runs"][0]["scores"] is None
 
 

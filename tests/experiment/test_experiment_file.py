@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from safetypin.artifacts import UserError
+from safetypin.artifacts import Prompt, PromptSet, UserError
 from safetypin.experiment import is_chain, is_sweep, make_plan, read_experiment
 from safetypin.experiment._file import DEFAULT_SCALE, SETTINGS
 from safetypin.prompts import PROMPT_SOURCES
+from safetypin.stages._tune_data import split
 
 FILES = sorted((Path(__file__).parents[2] / "experiments").glob("*.toml"))
 # a chain of commands has no arms: see test_chain.py
@@ -204,6 +205,20 @@ def test_every_shipped_experiment_has_both_scales_and_three_seeds(path, scale):
     assert {found.settings[name] for name in sources if name in found.settings} <= set(
         PROMPT_SOURCES
     )
+
+
+@pytest.mark.parametrize("name", ["frozen-regime", "warp-gsm8k"])
+def test_the_paper_scale_trains_on_the_documents_thousand_examples(name):
+    path = Path(__file__).parents[2] / "experiments" / f"{name}.toml"
+    for run in make_plan(read_experiment(path, "paper"), Path("out")).runs:
+        pool = PromptSet(
+            name="data",
+            prompts=tuple(
+                Prompt(text=f"add {number}", response="done") for number in range(run.tune.num_data)
+            ),
+        )
+        train, task = split(pool, run.tune.eval_fraction, run.tune.num_task, run.tune.sample_seed)
+        assert (len(train), len(task)) == (1000, 100)
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)

@@ -139,6 +139,24 @@ def test_the_falls_to_compare_with_stand_beside_the_set_s():
     assert "; of two halves of the prompts without training -2 %; with nothing held -25 %:" in said
 
 
+BESIDE = {
+    "free ones fall as much": ([0.1, 0.35], "undecided", "held ones not shown to fall by more"),
+    "free ones fall less": ([-0.05, 0.1], "supported", "held ones by more"),
+    "free ones fall more": ([0.5, 0.7], "not supported", "held ones by less"),
+}
+
+
+@pytest.mark.parametrize(("control", "answer", "said"), BESIDE.values(), ids=BESIDE)
+def test_held_weights_are_stranded_only_if_free_ones_fall_less(control, answer, said):
+    given = {"relative_noise": 0.02, "control_relative_drop": sum(control) / 2}
+    found = runs()  # of all three runs one has a control
+    found[1]["scores"] |= {**given, "control_relative_interval": control}
+    first, second = decide("A/B", found)
+    assert first["answer"] == answer
+    assert any(said in sentence for sentence in first["sentences"])
+    assert second["answer"] == "not supported"
+
+
 def test_a_and_b_are_not_asked_where_the_set_could_change():
     found = decide("A/B", runs(drift=free(1.0)))
     assert [one["answer"] for one in found] == ["not asked", "not asked"]

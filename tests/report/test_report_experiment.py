@@ -77,6 +77,7 @@ def example():
         "asr_rise": 0.4, "over_refusal_rise": -0.1, "perplexity_ratio": 1.25,
         "task_perplexity_ratio": 0.5, "drift_ratio": None, "drift_of_matched": None,
         "score_drop": None, "relative_drop": 0.3, "rank_change": -0.1, "jaccard": 0.25,
+        "top_safety_share": 0.4, "top_safety_jaccard": 0.5,
     }  # fmt: skip
     arms = [("frozen", "freeze", [1, 2]), ("free", "none", [1])]
     part = {"name": "frozen-1/tune", "seconds": 62.0, "reused": False}
@@ -217,6 +218,8 @@ def test_scores_and_sets_stand_beside_noise_and_control(tmp_path):
     assert "frozen 2 n/a -30 % -40 % to -20 % -5 % -28 %" in words
     assert "frozen 1 critical 40 % 0.25 0.30 0.20 0.01" in words
     assert "frozen 1 top safety 40 % 0.50 0.30 n/a 0.01" in words
+    assert "frozen mean ± sd top safety 40 ± 5 % 0.50 ± 0.05" in words
+    assert "free mean" not in words
     bare = example()
     for arm in bare["arms"]:
         for run in arm["runs"]:

@@ -73,6 +73,7 @@ def scores(track: Metrics) -> dict[str, Any] | None:
         "relative_noise": noise and noise["value"],
         "control_drop": control and control["drop"],
         "control_relative_drop": beside and beside["value"],
+        "control_relative_interval": beside and beside["interval"],
         "rank_change": own["rank_change"],
     }
 

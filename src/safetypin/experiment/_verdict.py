@@ -85,7 +85,7 @@ def _ab(runs: Sequence[Row]) -> dict[str, list[Claim]] | None:
         return None
     loss = lost(runs)
     fell, stayed = scores_changed(runs)
-    return {"A": [loss, fell], "B": [loss, stayed]}
+    return {"A": [loss, fell, *because_held(runs)], "B": [loss, stayed]}
 
 
 def _cd(runs: Sequence[Row]) -> dict[str, list[Claim]] | None:
@@ -152,6 +152,25 @@ def scores_changed(runs: Sequence[Row]) -> tuple[Claim, Claim]:
         Claim(holds=fell, sentence=f"{said}: {words[fell]} {limit}."),
         Claim(holds=stayed, sentence=f"{said}: {also[stayed]} {limit}."),
     )
+
+
+def because_held(runs: Sequence[Row]) -> list[Claim]:
+    """Return whether the scores fell by more than with nothing held; nothing without a control."""
+    scores = [run["scores"] or {} for run in runs]
+    ends = [one.get("control_relative_interval") for one in scores]
+    controls = [found for found in ends if found is not None]
+    drop = spread(
+        [one.get("relative_drop") for one in scores],
+        [one.get("relative_interval") for one in scores],
+    )
+    if not controls or drop.whole is None:
+        return []
+    low, high = drop.whole
+    least, most = min(low for low, _ in controls), max(high for _, high in controls)
+    holds = True if low > most else False if high < least else None
+    words = {True: "by more", False: "by less", None: "not shown to fall by more"}
+    said = f"With nothing held they fell by {least:.0%} to {most:.0%}".replace("%", " %")
+    return [Claim(holds=holds, sentence=f"{said}: held ones {words[holds]}.")]
 
 
 def _beside(scores: Sequence[Mapping[str, Any]]) -> str:

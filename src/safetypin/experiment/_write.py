@@ -116,9 +116,17 @@ SPREADS = {
 
 def _spreads(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return mean, standard deviation and Student's interval of every number over the seeds."""
+    sets = runs[0]["overlaps"]
     return {
-        name: spread([_value(run, *path) for run in runs]).to_json()
-        for name, path in SPREADS.items()
+        **{
+            name: spread([_value(run, *path) for run in runs]).to_json()
+            for name, path in SPREADS.items()
+        },
+        **{
+            f"{name}_{key}": spread([run["overlaps"][name][key] for run in runs]).to_json()
+            for name in sets
+            for key in ("share", "jaccard")
+        },
     }
 
 

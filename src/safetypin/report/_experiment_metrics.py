@@ -50,6 +50,7 @@ class Scores(Part):
     relative_noise: float | None
     control_drop: float | None
     control_relative_drop: float | None = None
+    control_relative_interval: Interval | None = None
     rank_change: float
 
 

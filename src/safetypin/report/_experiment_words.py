@@ -153,7 +153,37 @@ def _fall(drop: float | None) -> str:
 
 
 def overlap_rows(metrics: ExperimentMetrics) -> list[TableRow]:
-    """Return how much of each set is in the one made anew, beside noise, control and chance."""
+    """Return how much of each set is in the one made anew, beside noise, control and chance.
+
+    After the rows of an arm of several seeds come their means and standard deviations.
+    """
+    rows = []
+    for arm in metrics.arms:
+        rows += _overlaps(arm)
+        if len(arm.runs) > 1:
+            rows += _mean_overlaps(arm)
+    return rows
+
+
+def _mean_overlaps(arm: ArmResult) -> list[TableRow]:
+    """Return the mean over the seeds, with the standard deviation, of each set of an arm."""
+    return [
+        TableRow(
+            label=f"{arm.arm} mean ± sd",
+            cells=(
+                name.replace("_", " "),
+                f"{_with_sd(arm.spread[f'{name}_share'], 100.0, 0)}\u00a0%",
+                _with_sd(arm.spread[f"{name}_jaccard"], 1.0, 2),
+                *[""] * 3,
+            ),
+            is_mean=True,
+        )
+        for name in arm.runs[0].overlaps
+        if f"{name}_jaccard" in arm.spread  # not in those of an older version
+    ]
+
+
+def _overlaps(arm: ArmResult) -> list[TableRow]:
     return [
         TableRow(
             label=f"{arm.arm} {run.seed}",
@@ -166,7 +196,6 @@ def overlap_rows(metrics: ExperimentMetrics) -> list[TableRow]:
                 _words.decimal(found.chance_jaccard),
             ),
         )
-        for arm in metrics.arms
         for run in arm.runs
         for name, found in run.overlaps.items()
     ]
