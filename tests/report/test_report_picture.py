@@ -3,6 +3,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from full_disk import room_for
+from safetypin.artifacts import UserError
 from safetypin.report._picture import DPI, Picture
 from safetypin.report._style import STRONG
 
@@ -51,3 +53,23 @@ def test_a_failed_drawing_leaves_no_file(tmp_path):
     with pytest.raises(RuntimeError, match="no"):
         broken.save(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def scattered(figure):
+    axes = figure.add_axes((0.1, 0.1, 0.8, 0.8))
+    axes.plot(range(2_000), [x * 7919 % 1_000 for x in range(2_000)], linestyle="none", marker=".")
+
+
+@pytest.mark.parametrize("write", [Picture.save, Picture.publish])
+def test_a_picture_on_a_really_full_disk_leaves_no_half_file_and_says_so(tmp_path, write):
+    picture = Picture(name="dots", title="", width=1.0, height=1.0, draw=scattered)
+    for room in (0, 500):
+        with pytest.raises(UserError, match=r"the disk is full: .*dots\.png"), room_for(room):
+            write(picture, tmp_path)
+        assert list(tmp_path.iterdir()) == []
+    whole = {path.name: path.read_bytes() for path in picture.save(tmp_path)}
+    room = len(whole["dots.png"])
+    assert room < len(whole["dots.svg"])
+    with pytest.raises(UserError, match=r"the disk is full: .*dots\.svg"), room_for(room):
+        write(picture, tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == whole

@@ -1,7 +1,8 @@
 import pyarrow.parquet as pq
 import pytest
 
-from safetypin.artifacts import DamagedArtifactError
+from full_disk import room_for
+from safetypin.artifacts import DamagedArtifactError, UserError
 from safetypin.stages._track_tables import read_table, write_table
 
 ROWS = [
@@ -42,3 +43,19 @@ def test_a_missing_or_cut_off_table_says_what_to_do(content, tmp_path):
         path.write_bytes(content)
     with pytest.raises(DamagedArtifactError, match=r"delete its folder and run the stage again"):
         read_table(path)
+
+
+@pytest.mark.parametrize("room", [0, 3, 500, 50_000])
+def test_a_table_on_a_really_full_disk_keeps_the_old_one_and_says_so(tmp_path, room):
+    path = tmp_path / "t.parquet"
+    write_table(path, ROWS)
+    rows = [{"value": number / 7} for number in range(20_000)]
+    with (
+        pytest.raises(UserError, match=r"the disk is full: .*t\.parquet could not"),
+        room_for(room),
+    ):
+        write_table(path, rows)
+    assert read_table(path) == ROWS
+    assert [path.name for path in tmp_path.iterdir()] == ["t.parquet"]
+    write_table(path, rows)
+    assert read_table(path) == rows

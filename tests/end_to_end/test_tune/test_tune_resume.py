@@ -247,6 +247,43 @@ def test_a_full_disk_is_said_and_the_same_command_goes_on(
     assert leftovers(out) == []
 
 
+@pytest.mark.slow
+def test_a_full_disk_in_a_track_is_said_and_the_same_command_goes_on(
+    command, tuned, place, tmp_path, monkeypatch
+):
+    out, sync = tmp_path / "out", os.fsync
+    words = ["track", tuned, "--num-permutations", 19, "--device", "cpu", "--max-new-tokens", 10]
+    for kind in ("safety", "utility"):
+        words += [f"--{kind}", place / f"{kind}.jsonl", f"--num-{kind}", 16]
+    words += ["--out", out]
+    places = [
+        "groups/.critical", "step-6/.drift.parquet", "rescored/.dynamics.parquet",
+        "overlap/.run.json", "out/.drift.parquet", "out/.metrics.json", "figures/.",
+        "out/.report.html",
+    ]  # fmt: skip
+    for place_ in places:
+
+        def full(descriptor, place_=place_):
+            if place_ in str(path_of(descriptor)):
+                raise OSError(28, "No space left on device")
+            sync(descriptor)
+
+        monkeypatch.setattr(os, "fsync", full)
+        ended = command(*words)
+        assert ended.code == 2, (place_, ended)
+        assert "the disk is full" in ended.text, place_
+        assert not (out / "report.html").exists()
+        assert not list(out.rglob("*.part"))
+    monkeypatch.setattr(os, "fsync", sync)
+    ended = command(*words)
+    assert ended.code == 0, ended
+    assert (out / "report.html").exists()
+    reused = {stage["name"]: stage["reused"] for stage in read_metrics(out)["run"]["stages"]}
+    assert reused["groups"]
+    assert reused["rescored"]
+    assert [path for path in leftovers(out) if path.parent != out / "figures"] == []
+
+
 def test_ctrl_c_while_training_ends_with_130_and_goes_on(nursery, tune_words, tuned, tmp_path):
     out, log = tmp_path / "out", tmp_path / "log"
     words = tune_words(out, mask=tuned / "set", **HOW)
