@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import random
 import re
 import shutil
@@ -11,6 +12,7 @@ import pytest
 
 from end_to_end import tiny
 from end_to_end.comparing import read_metrics
+from end_to_end.nursery import path_of
 from safetypin.artifacts import RunRecord, UserError, load
 from safetypin.experiment import make_plan, read_experiment, run_experiment, steps_of
 from safetypin.report import write_report
@@ -279,6 +281,34 @@ def test_killed_again_and_again_it_ends_with_the_same_numbers(nursery, ended, tm
     for name in ("other-1", "frozen-1", "frozen-2"):
         model = f"{name}/tune/training/model/model.safetensors"
         assert (out / model).read_bytes() == (ended[1] / model).read_bytes()
+
+
+def test_a_full_disk_is_said_and_the_same_command_goes_on(command, ended, copied_run, monkeypatch):
+    path, out = copied_run
+    shutil.rmtree(out / "records" / "frozen-2" / "track")
+    gone = [out / "frozen-2/track/metrics.json", out / "metrics.json", out / "report.html"]
+    for one in gone:
+        one.unlink()
+    sync = os.fsync
+    for one in gone:
+
+        def full(descriptor, one=one):
+            if path_of(descriptor).name.startswith(f".{one.name}.") and (
+                path_of(descriptor).parent == one.parent
+            ):
+                raise OSError(28, "No space left on device")
+            sync(descriptor)
+
+        monkeypatch.setattr(os, "fsync", full)
+        shown = command("run", path, "--out", out, "-q")
+        assert shown.code == 2, (one, shown)
+        assert f"the disk is full: {one} could not be written" in shown.text
+        assert not one.exists()
+        assert not list(out.rglob("*.part"))
+    monkeypatch.setattr(os, "fsync", sync)
+    assert command("run", path, "--out", out, "-q").code == 0
+    assert (out / "report.html").exists()
+    assert stable(read_metrics(out)) == stable(ended[2])
 
 
 def test_a_dry_run_lists_the_parts_and_writes_nothing(command, ended, tmp_path):
