@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from safetypin.artifacts import NeuronSet, Prompt, TensorFile
-from safetypin.predict import FEATURES_FILE, Features, Labelled
+from safetypin.predict import BASELINES, FEATURES_FILE, Features, Labelled, fit_linear, span_of
 from safetypin.stages._guard_measure import Bench, comparisons
 
 PLACES = {"model.layers.0.mlp.down_proj": (0, 3, 5), "model.layers.1.mlp.down_proj": (7,)}
@@ -73,12 +73,41 @@ def test_pca_and_all_read_every_unit(bench, arm):
 
 @pytest.mark.parametrize("classifier", ["logistic", "svm"])
 def test_a_row_of_the_set_is_right_and_one_of_random_units_knows_nothing(bench, classifier):
-    own, random = bench.row("contrast", classifier), bench.row("random", classifier, 0)
+    own, random = (
+        bench.row(bench.fits(arm, [classifier], seed)[0])
+        for arm, seed in (("contrast", None), ("random", 0))
+    )
     assert own["test"]["correct"] == [1] * 2 * TEST
     assert own["test"]["roc_auc"]["value"] == 1.0
     assert (own["num_units"], random["num_units"]) == (4, 4)
     # both prompts of a topic have the same features, so half of the pairs are ties
     assert random["test"]["roc_auc"]["value"] == pytest.approx(0.5)
+
+
+def test_the_table_has_every_set_with_every_classifier_and_gives_the_one_that_is_kept(bench):
+    rows, kept = bench.table(2, ("contrast", "svm"))
+    named = [(row["classifier"], row["features"], row["seed"]) for row in rows]
+    sets = [("contrast", None), ("random", 0), ("random", 1), ("pca", None), ("all", None)]
+    each = [(kind, *one) for kind in ("logistic", "svm") for one in sets]
+    assert named[: len(each)] == each
+    assert [name for _, name, _ in named[len(each) :]] == list(BASELINES)
+    assert (kept.arm, kept.classifier) == ("contrast", "svm")
+    assert bench.row(kept) == rows[5]
+
+
+@pytest.mark.parametrize("classifier", ["logistic", "svm"])
+@pytest.mark.parametrize("pca", [False, True])
+def test_a_shared_span_gives_the_fit_that_the_features_give(classifier, pca):
+    random = np.random.default_rng(0)
+    features = random.normal(size=(40, 60)).astype(np.float32)
+    labels, groups = [i % 2 for i in range(40)], [str(i) for i in range(40)]
+    how = {"classifier": classifier, "pca": pca}
+    shared = span_of(features)
+    for _ in range(2):
+        ours = fit_linear(shared, labels, groups, **how)
+        own = fit_linear(features, labels, groups, **how)
+        assert ours.weights.tobytes() == own.weights.tobytes()
+        assert ours.num_components == own.num_components
 
 
 def test_the_learning_curve_has_the_sizes_and_areas_of_a_worked_example(bench):

@@ -16,6 +16,7 @@ from safetypin.predict._features import (
     POOLINGS,
     Features,
     Reading,
+    chosen_sites,
     encode_prompts,
     read_features,
     texts_hash,
@@ -23,7 +24,7 @@ from safetypin.predict._features import (
 )
 from safetypin.predict._generator import GuardedGenerator
 from safetypin.predict._guard import GUARD_FILE, Guard, GuardRule
-from safetypin.predict._linear import CLASSIFIERS, Linear, fit_linear
+from safetypin.predict._linear import CLASSIFIERS, Linear, Span, fit_linear, span_of
 from safetypin.predict._measures import (
     calibration,
     check_threshold,
@@ -47,6 +48,7 @@ __all__ = [
     "Labelled",
     "Linear",
     "Reading",
+    "Span",
     "baseline_scores",
     "calibration",
     "check_classes",
@@ -54,12 +56,14 @@ __all__ = [
     "check_leaks",
     "check_prompt",
     "check_threshold",
+    "chosen_sites",
     "encode_prompts",
     "fit_linear",
     "labelled",
     "measures",
     "rates_at",
     "read_features",
+    "span_of",
     "split_groups",
     "texts_hash",
     "threshold_at",

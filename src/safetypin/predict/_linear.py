@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 
@@ -62,12 +63,43 @@ class Linear:
 
     def probability(self, decisions: Vector) -> Vector:
         """Return calibrated probabilities of being unsafe."""
-        found: Vector = 1 / (1 + np.exp(-(self.slope * decisions + self.offset)))
+        found: Vector = expit(self.slope * decisions + self.offset)
         return found
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Span:
+    """Standardised examples in their own span, which every classifier of the same features shares.
+
+    Attributes:
+        features: `(prompts, units)`.
+        mean: Of every feature.
+        scale: Its standard deviation, 1 where it is 0.
+        rotated: The examples in their span, Z, the leading principal component first.
+        back: U / S, with which `X^T U / S` are the axes of the span.
+    """
+
+    features: Matrix
+    mean: Vector
+    scale: Vector
+    rotated: Vector
+    back: Vector
+
+
+def span_of(features: Matrix) -> Span:
+    """Rotate examples into their own span: most of the work of a fit, and the same for all.
+
+    Raises:
+        UserError: Features that are not finite.
+    """
+    check_features(features)
+    mean, scale = _moments(features)
+    rotated, back = _rotated(features, mean, scale)
+    return Span(features=features, mean=mean, scale=scale, rotated=rotated, back=back)
+
+
 def fit_linear(
-    features: Matrix,
+    features: Matrix | Span,
     labels: Sequence[int],
     groups: Sequence[str],
     *,
@@ -78,7 +110,7 @@ def fit_linear(
     """Fit a classifier; its penalty and its calibration come from cross-validation by group.
 
     Args:
-        features: `(prompts, units)`.
+        features: `(prompts, units)`, or their span where several classifiers are fitted on them.
         labels: 1 unsafe, 0 safe.
         groups: Kept together in one fold.
         classifier: `logistic` or `svm`, both with a ridge penalty.
@@ -92,10 +124,8 @@ def fit_linear(
         raise UserError(
             f"unknown classifier {classifier!r}; choose one of {', '.join(CLASSIFIERS)}"
         )
-    check_features(features)
-    target = np.asarray(labels)
-    mean, scale = _moments(features)
-    rotated, back = _rotated(features, mean, scale)
+    span = features if isinstance(features, Span) else span_of(features)
+    target, rotated, back = np.asarray(labels), span.rotated, span.back
     num_components = None
     if pca:
         energy = np.cumsum(np.square(rotated).sum(axis=0))
@@ -105,11 +135,10 @@ def fit_linear(
     strength, held_out = _best(rotated, target, folds, classifier)
     weights, bias = _fit(rotated, target, classifier, strength)
     slope, offset = _platt(held_out, target)
-    unrotated = _unrotated(features, mean, scale, back @ weights)
     return Linear(
-        mean=mean,
-        scale=scale,
-        weights=unrotated,
+        mean=span.mean,
+        scale=span.scale,
+        weights=_unrotated(span.features, span.mean, span.scale, back @ weights),
         bias=bias,
         slope=slope,
         offset=offset,
@@ -200,7 +229,7 @@ def _best(
             weights, bias = _fit(rows[~inside], target[~inside], kind, strength)
             held_out[inside] = rows[inside] @ weights + bias
         slope, offset = _platt(held_out, target)
-        chances = np.clip(1 / (1 + np.exp(-(slope * held_out + offset))), 1e-9, 1 - 1e-9)
+        chances = np.clip(expit(slope * held_out + offset), 1e-9, 1 - 1e-9)
         loss = -float(np.mean(np.where(target == 1, np.log(chances), np.log(1 - chances))))
         if best is None or loss < best[0] - 1e-9:
             best = loss, strength, held_out

@@ -171,18 +171,17 @@ class _Fitting:
                 false_positive_rate=config.false_positive_rate,
                 seed=config.seed,
             )
-            rows = bench.table(config.num_random)
+            rows, kept = bench.table(config.num_random, (config.features, config.classifier))
             about = {
                 "rows": rows,
                 "comparisons": comparisons(rows, config.classifier),
                 "curve": bench.curve(config.classifier),
             }
-            fitted, units = bench.fit(config.features, config.classifier)
-            train = self.parts["train"]
+            fitted, train = kept.linear, self.parts["train"]
             chances = fitted.probability(fitted.held_out)
             rule = GuardRule(
                 linear=fitted,
-                units=units,
+                units=kept.units,
                 reading=self._reading,
                 model_id=self.subject.identity,
                 threshold=threshold_at(chances, train.labels, config.false_positive_rate),

@@ -1,7 +1,7 @@
 """A guard beside its controls: other sets of units, and what needs no model, on the same split."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from safetypin.predict import (
     fit_linear,
     measures,
     rates_at,
+    span_of,
     threshold_at,
 )
 from safetypin.select import random_neurons
@@ -26,6 +27,17 @@ from safetypin.statistics import paired_difference
 CURVE = (0.1, 0.2, 0.4, 0.7, 1.0)  # shares of the training groups
 Units = dict[str, NDArray[np.int64]]
 Vector = NDArray[np.float64]
+ALL = ("all", None)  # the units of `pca` too
+
+
+class Fit(NamedTuple):
+    """A classifier of a set of units: `seed` is that of a random set."""
+
+    arm: str
+    classifier: str
+    seed: int | None
+    units: Units
+    linear: Linear
 
 
 class Bench:
@@ -61,32 +73,41 @@ class Bench:
         found = {n: m.nonzero()[:, 0].numpy() for n, m in chosen.tensors.items() if m.any()}
         return {name: found[name] for name in self._features.names if name in found}
 
-    def fit(self, arm: str, classifier: str, seed: int | None = None) -> tuple[Linear, Units]:
-        """Fit one classifier on the training prompts."""
+    def fits(self, arm: str, classifiers: Sequence[str], seed: int | None = None) -> list[Fit]:
+        """Fit classifiers on the training prompts: of an arm, and for `all` of `pca` too."""
         units, train = self.units_of(arm, seed), self.parts["train"]
-        rows = self._features.rows(self.places["train"], units)
-        fitted = fit_linear(
-            rows,
-            train.labels,
-            train.groups,
-            classifier=classifier,
-            pca=arm == "pca",
-            seed=self._seed,
-        )
-        return fitted, units
+        span = span_of(self._features.rows(self.places["train"], units))
+        return [
+            Fit(
+                name,
+                classifier,
+                seed,
+                units,
+                fit_linear(
+                    span,
+                    train.labels,
+                    train.groups,
+                    classifier=classifier,
+                    pca=name == "pca",
+                    seed=self._seed,
+                ),
+            )
+            for classifier in classifiers
+            for name in (("pca", "all") if arm == "all" else (arm,))
+        ]
 
-    def row(self, arm: str, classifier: str, seed: int | None = None) -> dict[str, Any]:
+    def row(self, fit: Fit) -> dict[str, Any]:
         """Return what one classifier measures on every other part."""
-        fitted, units = self.fit(arm, classifier, seed)
+        fitted, units = fit.linear, fit.units
         found = self._measured(
             fitted.probability(fitted.held_out),
             {name: self._chances(fitted, units, name) for name in self._tested},
         )
         size = sum(map(len, units.values()))
         return {
-            "features": arm,
-            "classifier": classifier,
-            "seed": seed,
+            "features": fit.arm,
+            "classifier": fit.classifier,
+            "seed": fit.seed,
             "num_features": fitted.num_components or size,
             "num_units": size,
             **found,
@@ -128,14 +149,19 @@ class Bench:
         blank = {"classifier": "logistic", "seed": None, "num_features": None, "num_units": 0}
         return {"features": name, **blank, **measured}
 
-    def table(self, num_random: int) -> list[dict[str, Any]]:
-        """Return the rows of every set with every classifier, then of the baselines."""
-        rows = []
-        for classifier in CLASSIFIERS:
-            rows.append(self.row("contrast", classifier))
-            rows += [self.row("random", classifier, seed) for seed in range(num_random)]
-            rows += [self.row(arm, classifier) for arm in ("pca", "all")]
-        return rows + [self.baseline(name) for name in BASELINES]
+    def table(self, num_random: int, chosen: tuple[str, str]) -> tuple[list[dict[str, Any]], Fit]:
+        """Return the rows of every set with every classifier, then of the baselines.
+
+        And the fit of a set and a classifier that are chosen to be kept.
+        """
+        found, kept = [], None
+        for arm, seed in (("contrast", None), *(("random", s) for s in range(num_random)), ALL):
+            for fit in self.fits(arm, CLASSIFIERS, seed):
+                found.append(self.row(fit))
+                kept = fit if (fit.arm, fit.classifier) == chosen and not fit.seed else kept
+        assert kept is not None
+        found.sort(key=lambda row: CLASSIFIERS.index(row["classifier"]))
+        return [*found, *(self.baseline(name) for name in BASELINES)], kept
 
     def curve(self, classifier: str) -> list[dict[str, Any]]:
         """Return the area on the test part against the number of training prompts.
