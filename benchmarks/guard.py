@@ -16,9 +16,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from safetypin.artifacts import Prompt
 from safetypin.models import load_model, num_layers
 from safetypin.passes import forward, input_device, passes
-from safetypin.predict import Features, Reading, encode_prompts, fit_linear, write_features
+from safetypin.predict import (
+    CLASSIFIERS,
+    Features,
+    Reading,
+    encode_prompts,
+    fit_linear,
+    span_of,
+    write_features,
+)
 from safetypin.predict._features import MAX_TOKENS, _batches
 from safetypin.prompts import load_prompts
 
@@ -45,7 +54,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     model, tokenizer = load_model(options.model)
-    rows = encode_prompts(model, tokenizer, requests(options.prompts), Reading())
+    prompts = [Prompt(text=text) for text in requests(options.prompts)]
+    rows = encode_prompts(model, tokenizer, prompts, Reading())
     device = input_device(model)
 
     def bare(rows: list[list[int]]) -> None:
@@ -76,8 +86,13 @@ def main() -> None:
     labels = (np.arange(3500) % 2).tolist()
     groups = [str(i) for i in range(3500)]
     start = time.perf_counter()
-    fit_linear(features, labels, groups)
+    span = span_of(features)
+    fit_linear(span, labels, groups)
     print(f"fit of 3,500 prompts x 46,080 units: {time.perf_counter() - start:.0f} s (limit 60)")
+    for pca in (False, True):
+        for classifier in CLASSIFIERS:
+            fit_linear(span, labels, groups, classifier=classifier, pca=pca)
+    print(f"and all four of its rows in the table: {time.perf_counter() - start:.0f} s in all")
 
 
 if __name__ == "__main__":

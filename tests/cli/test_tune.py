@@ -194,12 +194,20 @@ def test_settings_cannot_be_changed_once_they_are_checked():
         config.protect = "none"
 
 
-def test_foundation_neurons_cannot_be_taken_from_a_set_that_is_made_here():
-    with pytest.raises(UserError, match="--protect rsn-tune needs a set of neurons; make one"):
-        make_tune_config("m", None, None, GIVEN | {"protect": "rsn-tune"})
+@pytest.mark.parametrize(
+    ("protect", "how"),
+    [("sn-tune", "--method ablation`"), ("rsn-tune", "--method ablation --foundation SET`")],
+)
+def test_neurons_are_trained_only_where_a_set_of_them_is_given(protect, how):
+    """The set that is made here is of single weights, wherever they lie."""
+    said = f"--protect {protect} needs a set of neurons; make one with `safetypin contrast MODEL "
+    with pytest.raises(UserError, match=f"{said}{how} and name its folder with --mask"):
+        make_tune_config("m", None, None, GIVEN | {"protect": protect})
+    given = GIVEN | {"protect": protect, "mask": "runs/contrast"}
+    assert not make_tune_config("m", None, None, given).makes_set
 
 
-@pytest.mark.parametrize("protect", [k for k, v in PROTECTIONS.items() if not v.needs_foundation])
+@pytest.mark.parametrize("protect", [k for k, v in PROTECTIONS.items() if not v.needs_neurons])
 def test_a_set_is_made_only_where_one_is_needed_and_none_is_given(protect):
     needs = PROTECTIONS[protect].needs_mask
     config = make_tune_config("m", None, None, GIVEN | {"protect": protect})

@@ -195,13 +195,19 @@ def test_a_pair_with_other_tokens_is_refused_with_what_differs(place, pair, tmp_
     vocabulary = words["model"]["vocab"]
     vocabulary["noun1"], vocabulary["noun2"] = vocabulary["noun2"], vocabulary["noun1"]
     (changed / "tokenizer.json").write_text(json.dumps(words))
-    config = make_contrast_config(pair["model"], {"reference": str(changed), "num_prompts": 4})
-    with pytest.raises(ArtifactMismatchError, match="differ in 2 tokens, first 'noun1'"):
-        contrast_models(config, tmp_path / "out")
+    for apart in (False, True):
+        options = {"reference": str(changed), "num_prompts": 4, "one_at_a_time": apart}
+        with pytest.raises(ArtifactMismatchError, match="differ in 2 tokens, first 'noun1'"):
+            contrast_models(make_contrast_config(pair["model"], options), tmp_path / "out")
+        assert not (tmp_path / "out").exists()
     assert len(tokenizer) == model.config.vocab_size
 
 
-def test_a_pair_of_other_shape_is_refused_with_what_differs(place, pair, tmp_path):
+@pytest.mark.parametrize("counted", ["response", "prompt"])
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_pair_of_other_shape_is_refused_before_anything_is_run(
+    place, pair, tmp_path, apart, counted
+):
     from transformers import LlamaForCausalLM
 
     model, tokenizer = load_model(pair["reference"], device="cpu")
@@ -209,9 +215,11 @@ def test_a_pair_of_other_shape_is_refused_with_what_differs(place, pair, tmp_pat
     LlamaForCausalLM(model.config).save_pretrained(tmp_path / "deep")
     tokenizer.save_pretrained(tmp_path / "deep")
     options = {"reference": str(tmp_path / "deep"), "prompts": str(place / "safety.jsonl")}
-    config = make_contrast_config(pair["model"], {**options, "num_prompts": 4})
+    options |= {"num_prompts": 4, "one_at_a_time": apart, "counted": counted}
+    config = make_contrast_config(pair["model"], options)
     with pytest.raises(ArtifactMismatchError, match="differ in their layers: 2 and 3"):
         contrast_models(config, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -282,6 +290,24 @@ def test_a_set_that_is_no_top_of_its_scores_is_patched_as_it_is(inner, place, pa
     options["attack"] = str(place / "safety.jsonl")
     with pytest.raises(UserError, match="are among those that the neurons were found on"):
         patch_models(make_patch_config(pair["model"], options), tmp_path / "leak")
+
+
+def test_sizes_that_a_set_without_a_ranking_has_not_are_refused_before_anything_is_answered(
+    pair, place, contrasted, tmp_path
+):
+    save(load(contrasted / "neurons"), tmp_path / "bare")
+    options = patching(place, tmp_path / "bare") | {"reference": pair["reference"]}
+    options |= {"fractions": (0.05, 0.5)}
+    with pytest.raises(UserError) as error:
+        patch_models(make_patch_config(pair["model"], options), tmp_path / "out")
+    assert "has no ranking, so it has no other size than its own 13 of 128" in str(error.value)
+    assert "with --fractions 0.05,0.5 there is nothing to patch" in str(error.value)
+    assert not (tmp_path / "out").exists()
+    # what it says to give instead
+    advised = re.search(r"give --fractions (\S+),", str(error.value))[1]
+    options |= {"fractions": (float(advised),)}
+    found = patch_models(make_patch_config(pair["model"], options), tmp_path / "out")
+    assert {cell["num_selected"] for cell in found["cells"]} == {13}
 
 
 def test_tops_of_every_layer_are_patched_as_tops_of_every_layer(place, pair, tmp_path):
@@ -500,11 +526,28 @@ def test_a_prompt_of_100_000_characters_is_an_error_that_names_it(
     pair, place, contrasted, tmp_path
 ):
     path = tmp_path / "long.txt"
-    path.write_text("how do I " + "noun1 " * 20_000 + "\n" + "short\n")
+    path.write_text("short\n" + "how do I " + "noun1 " * 20_000 + "\n")
     options = {"reference": pair["reference"], "prompts": str(path), "num_prompts": 2}
     config = make_contrast_config(pair["model"], options | {"device": "cpu"})
-    with pytest.raises(UserError, match="tokens"):
+    begins = re.escape(repr(("how do I " + "noun1 " * 20)[:60]))
+    said = rf"^row 1 of 'long.txt' has [\d,]+ tokens and leaves no room .*: {begins}; shorten it"
+    with pytest.raises(UserError, match=said):
         contrast_models(config, tmp_path / "contrast")
     options = patching(place, contrasted) | {"reference": pair["reference"], "attack": str(path)}
-    with pytest.raises(UserError, match="tokens"):
+    with pytest.raises(UserError, match=said):
         patch_models(make_patch_config(pair["model"], options), tmp_path / "patch")
+
+
+@pytest.mark.parametrize("counted", ["response", "all"])
+def test_a_prompt_of_a_half_is_named_by_its_row(pair, tmp_path, counted):
+    """Responses are given, so nothing is answered: the two shuffled halves are read at once."""
+    rows = [{"prompt": f"please greet the noun{i}", "response": "no"} for i in range(12)]
+    rows[7]["prompt"] = "noun3 " * 80
+    path = tmp_path / "some.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = {"reference": pair["reference"], "prompts": str(path), "counted": counted}
+    config = make_contrast_config(pair["model"], options | {"device": "cpu"})
+    begins = re.escape(repr(("noun3 " * 80)[:60]))
+    said = rf"^row 7 of 'some.jsonl' has \d+ tokens with its response, .*: {begins}$"
+    with pytest.raises(UserError, match=said):
+        contrast_models(config, tmp_path / "out")

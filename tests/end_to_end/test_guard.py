@@ -306,6 +306,7 @@ def test_a_line_that_holds_no_prompt_is_an_error_that_names_it(fitted, line, sai
     ended = run("guard", "score", fitted, "--device", "cpu", input=f"please greet\n{line}\n")
     assert isinstance(ended.exception, UserError)
     assert f"line 2 of the standard input {said}" in str(ended.exception)
+    assert json.loads(ended.stdout)["text"] == "please greet"
 
 
 def test_a_threshold_changes_what_is_called_unsafe_and_must_be_a_probability(fitted, guard):
@@ -366,6 +367,23 @@ def test_it_is_measured_on_other_data_and_never_on_its_own(fitted, sets, tmp_pat
         both = run("guard", "evaluate", fitted, "--data", data, option, sets["other_safe"])
         said = f"{option} would do nothing: the prompts of both labels are those of --data"
         assert said in str(both.exception)
+    given = ("--unsafe", sets["other_unsafe"], "--safe", sets["other_safe"])
+    for column in ("label", "kind"):
+        named = run("guard", "evaluate", fitted, *given, "--label-column", column)
+        said = "--label-column would do nothing: the labels are those of --unsafe and --safe; leave"
+        assert said in str(named.exception)
+
+
+def test_labels_may_be_in_a_column_of_another_name(fitted, sets, tmp_path):
+    rows = [
+        {"prompt": p.text, "kind": label}
+        for name, label in (("other_unsafe", "unsafe"), ("other_safe", "safe"))
+        for p in load_prompts(sets[name])
+    ]
+    data = write(tmp_path / "data.jsonl", rows)
+    words = ("guard", "evaluate", fitted, "--data", data, "--device", "cpu")
+    assert "has no column 'label'" in str(run(*words).exception)
+    assert json.loads(run(*words, "--label-column", "kind").stdout)["num_prompts"] == 80
 
 
 def test_a_guarded_model_refuses_before_a_token_is_generated(guard):
@@ -425,15 +443,72 @@ def test_activations_that_are_not_finite_give_no_probability(guard):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "the prompt is empty"),
-        ("  \n", "the prompt is empty"),
-        ("a " * 50_000, "has 100,000 characters, the limit is 20,000"),
-        ("noun1 " * 200, "the model's window has 64"),
+        ("", "is empty; there is nothing to judge"),
+        ("  \n", "is empty; there is nothing to judge"),
+        ("a " * 50_000, f"has 100,000 characters, the limit is 20,000: {'a ' * 30!r}; judge its"),
+        ("noun1 " * 200, f"has 20. tokens, the model's window has 64: {'noun1 ' * 10!r}; judge"),
     ],
 )
-def test_prompts_that_cannot_be_judged_are_errors(guard, text, said):
-    with pytest.raises(UserError, match=said):
-        guard.predict_proba([text])
+def test_prompts_that_cannot_be_judged_are_errors_that_name_them(guard, text, said):
+    good = "please greet the noun1"
+    with pytest.raises(UserError, match=f"^prompt 1 {said}"):
+        guard.predict_proba([good, text])
+    read = Prompt(text=text, where="row 12 of 'some.jsonl'")
+    with pytest.raises(UserError, match=f"^row 12 of 'some.jsonl' {said}"):
+        guard.predict_proba([good, read])
+
+
+@pytest.mark.parametrize("bad", ["noun1 " * 200, "a" * 30_000])
+@pytest.mark.parametrize("source", ["arguments", "file", "stdin"])
+def test_what_comes_before_a_prompt_that_cannot_be_judged_is_judged(
+    fitted, guard, tmp_path, bad, source
+):
+    texts = [f"please greet the noun{i % 40} noun{i // 40}" for i in range(100)]
+    texts[90] = bad.strip()
+    path = write(tmp_path / "some.jsonl", [{"prompt": text} for text in texts])
+    words = {"arguments": texts, "file": ["--file", path], "stdin": []}[source]
+    piped = "\n".join(texts) if source == "stdin" else None
+    ended = run("guard", "score", fitted, *words, "--device", "cpu", input=piped)
+    name = {
+        "arguments": "prompt 90", "file": "row 90 of 'some.jsonl'",
+        "stdin": "line 91 of the standard input",
+    }[source]  # fmt: skip
+    assert isinstance(ended.exception, UserError)
+    assert str(ended.exception).startswith(f"{name} has ")
+    assert repr(bad[:60]) in str(ended.exception)
+    rows = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert [row["text"] for row in rows] == texts[:90]
+    expected = guard.predict_proba(texts[:90])
+    assert [row["probability"] for row in rows] == pytest.approx(list(expected), abs=1e-5)
+
+
+@pytest.mark.parametrize("column", ["response", "label"])
+def test_a_prompt_that_cannot_be_judged_is_named_by_its_row_in_fit_and_in_evaluate(
+    fitted, sets, contrasted, place, tmp_path, column
+):
+    """Also an empty one that has a response, which other commands take."""
+    for text, said in (
+        ("noun1 " * 200, f"has 20. tokens, the model's window has 64: {'noun1 ' * 10!r}; judge"),
+        ("", "is empty"),
+    ):
+        rows = [{"prompt": f"please hurt the noun{i}", column: "unsafe"} for i in range(20)]
+        rows[13]["prompt"] = text
+        path = write(tmp_path / "bad.jsonl", rows)
+        commands = [("--unsafe", path, "--safe", sets["other_safe"])]
+        if column == "label":
+            commands = [("--data", path)]
+        else:
+            fresh = ("fit", "--model", place / "model", "--neurons", contrasted)
+            words = (*fresh, *commands[0], "--device", "cpu", "--out", tmp_path / "out", "-q")
+            ended = run("guard", *words)
+            assert isinstance(ended.exception, UserError)
+            assert re.match(f"row 13 of 'bad.jsonl' {said}", str(ended.exception))
+        if column == "label":
+            more = [{"prompt": f"please paint the noun{i}", "label": "safe"} for i in range(20)]
+            write(tmp_path / "bad.jsonl", rows + more)
+        ended = run("guard", "evaluate", fitted, *commands[0], "--device", "cpu")
+        assert isinstance(ended.exception, UserError)
+        assert re.match(f"row 13 of 'bad.jsonl' {said}", str(ended.exception))
 
 
 def test_a_guard_of_another_model_is_refused(place, fitted):
@@ -553,6 +628,43 @@ def test_data_and_settings_that_make_no_guard_are_errors(
         fit_guard(make_guard_config(str(place / "model"), options), tmp_path / "out")
 
 
+def test_a_guard_of_query_coordinates_is_refused_and_says_what_works(sets, place, tmp_path):
+    """No module puts them out: what would be read is the output of the attention."""
+    options = {
+        "method": "ablation", "site": "query", "counted": "prompt", "num_prompts": 4,
+        "prompts": str(place / "safety.jsonl"), "fraction": 0.5, "device": "cpu",
+    }  # fmt: skip
+    contrast_models(make_contrast_config(str(place / "model"), options), tmp_path / "query")
+    files = {name: sets[name] for name in ("unsafe", "safe")}
+    said = "'query' are no activations that can be read .* use a set at site neuron or residual"
+    with pytest.raises(UserError, match=said):
+        fit(place / "model", tmp_path / "query", tmp_path / "out", **files)
+    assert not (tmp_path / "out").exists()
+
+
+def test_activations_that_overflow_float16_make_no_guard(sets, place, contrasted, tmp_path):
+    loud = shutil.copytree(place / "model", tmp_path / "loud")
+    model, _ = load_model(str(loud), device="cpu")
+    with torch.no_grad():
+        for name in ("up_proj", "gate_proj"):
+            model.model.layers[1].mlp.get_submodule(name).weight.mul_(1e3)
+    model.save_pretrained(loud)
+    for dtype in ("float32", "float16"):
+        words = ("--neurons", contrasted, "--any-model", "--num-random", 0, "--dtype", dtype)
+        files = ("--unsafe", sets["unsafe"], "--safe", sets["safe"])
+        out = tmp_path / dtype
+        given = (*words, *files, "--device", "cpu", "--out", out, "-q")
+        ended = run("guard", "fit", "--model", loud, *given)
+        if dtype == "float32":  # the same weights have a guard where numbers are large enough
+            assert ended.exit_code == 0, ended.exception
+            continue
+        assert isinstance(ended.exception, UserError)
+        assert "of the features are not finite numbers: activations overflow float16" in str(
+            ended.exception
+        )
+        assert not (out / "guard").exists()
+
+
 def test_one_class_alone_is_an_error(sets, contrasted, place, tmp_path):
     alone = write(tmp_path / "one.jsonl", [{"prompt": "please greet the noun9"}])
     options = {"unsafe": sets["unsafe"], "safe": alone, "neurons": str(contrasted)}
@@ -565,7 +677,7 @@ def test_a_text_of_100000_characters_is_refused_by_fit_and_by_evaluate(
 ):
     rows = [{"prompt": "please hurt the noun1"}, {"prompt": "a" * 100_000}]
     long = write(tmp_path / "long.jsonl", rows)
-    said = "the prompt has 100,000 characters, the limit is 20,000"
+    said = f"row 1 of 'long.jsonl' has 100,000 characters, the limit is 20,000: {'a' * 60!r}; "
     for words in (
         ("fit", "--model", place / "model", "--neurons", contrasted, "--out", tmp_path / "out"),
         ("evaluate", fitted),
@@ -680,7 +792,7 @@ def test_thirty_two_clients_at_once_all_get_their_own_answers(server, guard):
         (b'["x"]', 400, 'needs "text"'),
         (b'{"text": 3}', 400, 'needs "text"'),
         (b'{"texts": []}', 400, "send 1 to 256 texts"),
-        (b'{"text": " "}', 400, "the prompt is empty"),
+        (b'{"text": " "}', 400, "prompt 0 is empty"),
         (b'{"text": "\\ud800"}', 400, "surrogates"),
         (b'{"text": "%s"}' % (b"a" * 30_000), 413, "larger than 20,000 bytes"),
     ],

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import CONFIGS, build
+from conftest import CONFIGS, build, examples, make_batches
 from safetypin.artifacts import ArtifactMismatchError, NeuronSet, Prompt, PromptSet, UserError
-from safetypin.evaluate import generate, generate_patched, patched, perplexity
+from safetypin.evaluate import generate, generate_patched, patchable, patched, perplexity
 from safetypin.intervene import ablated
 from safetypin.models import model_id, unit_sites
+from safetypin.predict import Reading, read_features
+from safetypin.scores import unit_means
 from test_contracts import assert_same_state, state_of
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "end_to_end"))
@@ -212,7 +214,7 @@ def test_a_set_or_a_source_of_another_shape_is_refused(tokenizer):
         generate_patched(model, source, tokenizer, PROMPTS, units(build("gpt2"), "neuron", True))
     with pytest.raises(ArtifactMismatchError, match="the two models differ"):
         generate_patched(model, build("gpt2"), tokenizer, PROMPTS, some(model))
-    with pytest.raises(UserError, match="units at site query cannot be replaced"):
+    with pytest.raises(UserError, match="units at site 'query' are no activations"):
         generate_patched(model, source, tokenizer, PROMPTS, units(model, "query", True))
 
 
@@ -241,8 +243,23 @@ def test_ablated_units_are_silent_in_the_block_and_back_after_it(tokenizer):
         with pytest.raises(KeyboardInterrupt), ablated(model, one):
             raise KeyboardInterrupt
         assert_same_state(state_of(model), state)
-    with (
-        pytest.raises(UserError, match="query coordinates cannot be ablated"),
-        ablated(model, units(model, "query", True)),
+
+
+def test_query_coordinates_are_refused_in_the_same_words_by_all_who_read_activations():
+    model, how = build("llama"), Reading(site="query")
+    neurons = units(model, "query", True)
+    said = []
+    for use in (
+        lambda: ablated(model, neurons).__enter__(),
+        lambda: patchable(model, neurons),
+        lambda: unit_means(model, make_batches(examples(2)), site="query"),
+        lambda: read_features(model, [[3, 4]], how, lambda *_: None, bos=None),
     ):
-        pass
+        with pytest.raises(UserError) as error:
+            use()
+        said.append(str(error.value))
+    assert set(said) == {
+        "units at site 'query' are no activations that can be read or replaced; use a set at site "
+        "neuron or residual (safetypin contrast --site). Such a set can be trained alone: "
+        "safetypin tune --protect sn-tune"
+    }

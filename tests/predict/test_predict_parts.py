@@ -304,6 +304,14 @@ def test_a_token_that_begins_a_text_and_ends_it_is_its_mean(tmp_path):
         np.testing.assert_allclose(parts["mean"][name], parts["last"][name], rtol=1e-5, atol=1e-7)
 
 
+def mapped_to(path):
+    """Return the ranges of this process's memory that are a file's."""
+    lines = [line.split(maxsplit=5) for line in Path("/proc/self/maps").read_text().splitlines()]
+    ranges = [line[0].split("-") for line in lines if line[-1] == str(path.resolve())]
+    return [(int(low, 16), int(high, 16)) for low, high in ranges]
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells what is mapped")
 def test_features_are_mapped_from_the_file_and_chosen_by_unit(tmp_path):
     model = build("llama")
     path = tmp_path / "features.safetensors"
@@ -313,6 +321,12 @@ def test_features_are_mapped_from_the_file_and_chosen_by_unit(tmp_path):
     assert part.shape == (2, 3)
     np.testing.assert_array_equal(part[:, :2], found[first][[4, 2]][:, [0, 5]])
     np.testing.assert_array_equal(part[:, 2], found[second][[4, 2], 3])
+    # each place lies in the memory that the file is mapped to: a copy would lie elsewhere
+    kept = {name: found[name] for name in found.names}
+    mapped = mapped_to(path)
+    for rows in kept.values():
+        start = rows.__array_interface__["data"][0]
+        assert any(low <= start and start + rows.nbytes <= high for low, high in mapped)
 
 
 @pytest.mark.parametrize("cut", [10, 100_000])

@@ -1,6 +1,7 @@
 """The endpoint before a guard that is made up: what it answers to faults, floods and long texts."""
 
 import asyncio
+import threading
 import types
 
 import httpx2
@@ -21,12 +22,13 @@ class MadeUp(Guard):
     def __init__(self):  # it has no model
         self.asked = []
 
-    def predict_proba(self, texts):
-        self.asked.append(list(texts))
+    def predict_proba(self, prompts):
+        texts = [prompt.text for prompt in prompts]
+        self.asked.append(texts)
         if "broken" in texts:
             raise RuntimeError("CUDA error on card 3")
         if "unread" in texts:
-            raise UserError("prompt 0 does not fit")
+            raise UserError(f"{prompts[texts.index('unread')].named(9)} does not fit")
         return np.array([min(len(text), 10) / 10 for text in texts])
 
 
@@ -88,5 +90,59 @@ def test_a_text_has_a_limit_of_its_own_beside_that_of_the_request(length, status
     (reply,), _ = replies(MadeUp(), [{"text": "a" * length}])
     assert reply.status_code == status
     if status == 400:
-        said = "the prompt has 100,000 characters, the limit is 20,000"
+        said = "prompt 0 has 100,000 characters, the limit is 20,000: 'aaaa"
         assert said in reply.json()["error"]
+
+
+def test_a_prompt_that_cannot_be_judged_is_named_by_its_place_in_its_own_request():
+    bodies = [{"text": "short"}, {"texts": ["short", "unread"]}, {"texts": ["short", " "]}]
+    found, _ = replies(MadeUp(), bodies, wait=0.05)
+    assert [reply.status_code for reply in found] == [200, 422, 400]
+    assert found[1].json()["error"] == "prompt 1 does not fit"
+    assert found[2].json()["error"] == "prompt 1 is empty; there is nothing to judge"
+
+
+class Held(MadeUp):
+    """Judges only once it is let: what is asked of it is under way as long as the test wants."""
+
+    def __init__(self):
+        super().__init__()
+        self.begun, self.let = threading.Event(), threading.Event()
+
+    def predict_proba(self, prompts):
+        self.begun.set()
+        assert self.let.wait(30)
+        return super().predict_proba(prompts)
+
+
+def test_a_server_that_stops_answers_what_is_under_way_and_refuses_what_comes_later():
+    guard = Held()
+
+    async def stop_in_the_middle():
+        app = make_app(guard, Limits(batch_size=1))
+        transport = httpx2.ASGITransport(app=app)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://guard") as client:
+
+            def ask(*texts):
+                return asyncio.create_task(client.post("/score", json={"texts": texts}))
+
+            running = app.router.lifespan_context(app)
+            await running.__aenter__()
+            # of three prompts one is judged by now, and two wait
+            under_way = ask("a", "bb", "ccc")
+            assert await asyncio.to_thread(guard.begun.wait, 30)
+            closing = asyncio.create_task(running.__aexit__(None, None, None))
+            late = await asyncio.wait_for(ask("late"), 30)
+            still_open = not closing.done()
+            guard.let.set()
+            early = await asyncio.wait_for(under_way, 30)
+            await asyncio.wait_for(closing, 30)
+            return early, late, still_open
+
+    early, late, still_open = asyncio.run(stop_in_the_middle())
+    assert early.status_code == 200
+    assert [row["probability"] for row in early.json()["results"]] == [0.1, 0.2, 0.3]
+    assert still_open
+    assert late.status_code == 503
+    assert late.headers["Retry-After"] == "1"
+    assert guard.asked == [["a"], ["bb"], ["ccc"]]

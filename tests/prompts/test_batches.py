@@ -1,10 +1,12 @@
+import json
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safetypin.artifacts import Prompt, PromptSet, UserError
-from safetypin.prompts import COUNTED, batches, encode, render, window
+from safetypin.prompts import COUNTED, batches, encode, load_prompts, render, window
 from toys import SPECIAL, TOKENIZERS, WORDS, byte_level, word_level
 
 ASKED = Prompt(text="paint the door", response="Sure , first sand it")
@@ -273,3 +275,22 @@ def test_batches_are_ordinary_integers_and_flags():
     batch = one(word_level())
     assert batch.input_ids.dtype == torch.long
     assert batch.counted.dtype == torch.bool
+
+
+def test_a_prompt_that_was_shuffled_and_halved_is_named_by_its_row(tmp_path):
+    path = tmp_path / "some.jsonl"
+    rows = [{"prompt": f"say {i}", "response": "No ." if i != 5 else ""} for i in range(9)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    parts = load_prompts(path).shuffled(3).halves()
+    (half,) = (part for part in parts if "say 5" in [prompt.text for prompt in part])
+    assert [prompt.text for prompt in half].index("say 5") != 5
+    with pytest.raises(UserError, match=r"^row 5 of 'some.jsonl' has no response, but response"):
+        batches(half, word_level())
+    with pytest.raises(UserError, match=r"^row 5 of 'some.jsonl' has \d+ tokens with its response"):
+        batches([p for p in half if p.text == "say 5"], word_level(), counted="all", max_length=1)
+
+
+def test_where_a_prompt_was_read_tells_no_two_prompts_apart():
+    one, other = Prompt(text="a", where="row 1 of 'x'"), Prompt(text="a", where="row 2 of 'y'")
+    assert (one == other, hash(one) == hash(other)) == (True, True)
+    assert (one.named(7), Prompt(text="a").named(7)) == ("row 1 of 'x'", "prompt 7")

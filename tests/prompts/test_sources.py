@@ -132,7 +132,7 @@ def test_a_row_without_any_column_says_so(tmp_path):
 @pytest.mark.parametrize("row", ['{"prompt": " "}', '{"prompt": null}', '{"prompt": ""}'])
 def test_an_empty_prompt_is_an_error(tmp_path, row):
     path = write(tmp_path / "some.jsonl", f'{{"prompt": "a"}}\n{row}\n')
-    assert message_of(path) == "prompt 1 of 'some.jsonl' is empty"
+    assert message_of(path) == "row 1 of 'some.jsonl' is empty"
 
 
 def test_a_broken_json_line_is_named_by_its_number(tmp_path):

@@ -160,6 +160,25 @@ def test_units_that_matter_for_every_prompt_are_common():
         torch.testing.assert_close(running.tensors[name], tensor)
 
 
+@pytest.mark.parametrize(
+    ("site", "loud", "named"),
+    [
+        ("neuron", ("mlp.up_proj", "mlp.gate_proj"), r"layers\.1\.mlp\.down_proj"),
+        ("query", ("self_attn.q_proj",), r"layers\.1\.self_attn"),
+    ],
+)
+def test_activations_that_overflow_float16_are_an_error_that_names_the_layer(site, loud, named):
+    model, batches = build("llama", torch.float16), make_batches(examples(2))
+    for scores in ablation_effects(model, batches, site=site):
+        assert all(tensor.isfinite().all() for tensor in scores.tensors.values())
+    with torch.no_grad():
+        for path in loud:
+            model.model.layers[1].get_submodule(path).weight.mul_(6e4)
+    said = named + " are not finite numbers; load the model in bfloat16 or float32"
+    with pytest.raises(UserError, match=said):
+        list(ablation_effects(model, batches, site=site))
+
+
 def test_what_cannot_be_measured_is_said():
     batch = make_batches(examples(1))
     with pytest.raises(UserError, match="what the router gives its expert"):

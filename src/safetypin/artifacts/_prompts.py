@@ -62,12 +62,26 @@ def normalise(text: str) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """One request, and the response to it where there is one."""
+    """One request, and the response to it where there is one.
+
+    Attributes:
+        text: The request.
+        response: The response.
+        category: Its kind.
+        topic: What matched prompts have in common.
+        where: Where it was read, such as "row 3 of 'some.jsonl'", for messages alone: what was
+            shuffled and halved since is still found. Prompts do not differ by it.
+    """
 
     text: str
     response: str | None = None
     category: str | None = None
-    topic: str | None = None  # what matched prompts have in common
+    topic: str | None = None
+    where: str = dataclasses.field(default="", compare=False, repr=False)
+
+    def named(self, index: int) -> str:
+        """Return what messages call it: where it was read, else its place among those given."""
+        return self.where or f"prompt {index}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,7 +98,8 @@ class PromptSet:
             raise UserError(f"prompt set {self.name!r} is empty; it needs at least one prompt")
         for index, prompt in enumerate(self.prompts):
             if not prompt.text.strip() and not prompt.response:
-                raise UserError(f"prompt {index} of {self.name!r} is empty")
+                where = prompt.where or f"prompt {index} of {self.name!r}"
+                raise UserError(f"{where} is empty")
 
     @classmethod
     def load(

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from safetypin.artifacts import UserError
+from safetypin.artifacts import Prompt, UserError
 from safetypin.cli._options import (
     DeviceOption,
     DtypeOption,
@@ -98,17 +98,18 @@ def fit(
     typer.echo(f"guard: {out / 'guard'}\nreport: {out / 'report.html'}")
 
 
-def _texts(given: list[str] | None, file: str | None, column: str) -> Iterator[str]:
+def _texts(given: list[str] | None, file: str | None, column: str) -> Iterator[str | Prompt]:
     if given and file:
         raise UserError("give texts or --file, not both")
     if file:
-        yield from (prompt.text for prompt in load_prompts(file, prompt_column=column))
+        yield from load_prompts(file, prompt_column=column)
     elif given and given != ["-"]:
         yield from given
     else:
         for number, line in enumerate(sys.stdin, start=1):
             if text := line.strip():
-                yield _of_line(text, f"line {number} of the standard input", column)
+                where = f"line {number} of the standard input"
+                yield Prompt(text=_of_line(text, where, column), where=where)
 
 
 def _of_line(line: str, where: str, column: str) -> str:
@@ -168,7 +169,7 @@ def evaluate(
     unsafe: Annotated[str | None, _option("Unsafe prompts, in the place of --data.")] = None,
     safe: Annotated[str | None, _option("Safe prompts, in the place of --data.")] = None,
     prompt_column: Annotated[str, typer.Option(help="Column of the prompt.")] = "prompt",
-    label_column: Annotated[str, typer.Option(help="Column of the label: unsafe or safe, 1 or 0.")] = "label",
+    label_column: Annotated[str | None, _option("Column of the label in --data: unsafe or safe, 1 or 0; label.")] = None,
     model: ModelOption = None,
     dtype: DtypeOption = "auto",
     device: DeviceOption = None,

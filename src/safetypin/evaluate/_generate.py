@@ -142,9 +142,9 @@ def tokenized_requests(
         ids = head + tail
         if len(ids) + max_new_tokens > limit:
             raise UserError(
-                f"prompt {index} has {len(ids)} tokens and leaves no room for {max_new_tokens} "
-                f"new ones in the model's window of {limit}: {prompt.text[:60]!r}; "
-                "shorten it, or use fewer --max-new-tokens"
+                f"{prompt.named(index)} has {len(ids)} tokens and leaves no room for "
+                f"{max_new_tokens} new ones in the model's window of {limit}: "
+                f"{prompt.text[:60]!r}; shorten it, or use fewer --max-new-tokens"
             )
         rows.append(ids)
     return rows

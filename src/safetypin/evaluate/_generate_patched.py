@@ -28,7 +28,7 @@ from safetypin.evaluate._generate import (
     tokenized_requests,
 )
 from safetypin.hooks import Call, Patch, Site, at_rest, patch_units, read_units
-from safetypin.models import UnitSite, check_neurons, check_same_units
+from safetypin.models import UnitSite, check_activations, check_neurons, check_same_units
 
 
 def generate_patched(
@@ -117,10 +117,7 @@ def patchable(model: PreTrainedModel, neurons: NeuronSet) -> dict[str, UnitSite]
         ArtifactMismatchError: The set is of another model.
         UserError: Its units cannot be replaced.
     """
-    if neurons.site not in {"neuron", "residual"}:
-        raise UserError(
-            f"units at site {neurons.site} cannot be replaced; score at neuron or residual"
-        )
+    check_activations(neurons.site)
     places = check_neurons(model, neurons)
     for name, members in neurons.tensors.items():
         if members.ndim > 1 and members.any():

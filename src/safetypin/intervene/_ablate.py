@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from safetypin.artifacts import NeuronSet, UserError
 from safetypin.hooks import Patch, patch_units
-from safetypin.models import check_neurons
+from safetypin.models import check_activations, check_neurons
 
 
 @contextmanager
@@ -38,8 +38,7 @@ def ablated(
         ArtifactMismatchError: The set is of another model.
         UserError: Its units cannot be replaced.
     """
-    if neurons.site == "query":
-        raise UserError("query coordinates cannot be ablated here; see `neuron_weights`")
+    check_activations(neurons.site)
     places = check_neurons(model, neurons)
     chosen = {}
     for name, members in neurons.tensors.items():

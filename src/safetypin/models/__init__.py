@@ -24,10 +24,13 @@ from safetypin.models._load import (
 )
 from safetypin.models._neuron_weights import key_coordinate, neuron_weights
 from safetypin.models._neurons import (
+    UnitShapes,
     UnitSite,
     base_fingerprint,
+    check_activations,
     check_neurons,
     check_same_units,
+    unit_shapes,
     unit_sites,
 )
 from safetypin.models._sites import LAYER_WORDS, chosen_layers, input_sites, weights_of_layers
@@ -40,12 +43,14 @@ __all__ = [
     "BlockWeight",
     "Coverage",
     "HeadSite",
+    "UnitShapes",
     "UnitSite",
     "adapter_folder",
     "base_fingerprint",
     "block_weights",
     "blocks",
     "cache_folder",
+    "check_activations",
     "check_basis",
     "check_heads",
     "check_neurons",
@@ -69,6 +74,7 @@ __all__ = [
     "quiet_transformers",
     "split_revision",
     "transposed",
+    "unit_shapes",
     "unit_sites",
     "weights_of_layers",
     "wheel_file",

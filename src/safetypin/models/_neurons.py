@@ -16,6 +16,7 @@ from safetypin.artifacts import SITES, ArtifactMismatchError, NeuronSet, UserErr
 from safetypin.models._identity import parameter_digest
 from safetypin.models._layers import _blocks, _layout, _role
 
+ACTIVATIONS = ("neuron", "residual")  # sites whose units a module reads or puts out
 WRAPPED, PEFT_PREFIX = "base_layer", "base_model.model."
 ADAPTER_PARTS = ("lora_", "ia3_", "modules_to_save")
 
@@ -143,30 +144,80 @@ def _queries(model: nn.Module) -> Iterator[UnitSite]:
                 )
 
 
+def check_activations(site: str) -> None:
+    """Raise unless the units of a site are activations, which can be read and replaced.
+
+    A query coordinate is made inside the attention, after norms and rotation: no module puts it
+    out, and what the attention puts out is something else.
+
+    Raises:
+        UserError: They are not.
+    """
+    if site not in ACTIVATIONS:
+        raise UserError(
+            f"units at site {site!r} are no activations that can be read or replaced; use a set at "
+            f"site {' or '.join(ACTIVATIONS)} (safetypin contrast --site). Such a set can be "
+            "trained alone: safetypin tune --protect sn-tune"
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UnitShapes:
+    """What two models must have in common to be compared unit by unit.
+
+    Attributes:
+        num_layers: Blocks with units.
+        hidden_size: Width of the residual stream.
+        shapes: Of the units of each place, by name.
+    """
+
+    num_layers: int
+    hidden_size: int
+    shapes: dict[str, tuple[int, ...]]
+
+    def check(self, other: "UnitShapes") -> None:
+        """Raise unless these are another model's too.
+
+        Raises:
+            ArtifactMismatchError: They are not; says what differs.
+        """
+        facts = {
+            "layers": (self.num_layers, other.num_layers),
+            "hidden size": (self.hidden_size, other.hidden_size),
+        }
+        for what, (mine, theirs) in facts.items():
+            if mine != theirs:
+                raise ArtifactMismatchError(
+                    f"the two models differ in their {what}: {mine} and {theirs}; only models of "
+                    "equal architecture, such as a base model and its fine-tune, can be compared "
+                    "unit by unit"
+                )
+        for name, shape in self.shapes.items():
+            found = other.shapes.get(name)
+            if found != shape:
+                raise ArtifactMismatchError(
+                    f"the two models differ at {name}: {shape} units and {found}; only models of "
+                    "equal architecture can be compared unit by unit"
+                )
+
+
+def unit_shapes(model: nn.Module, site: str = "neuron") -> UnitShapes:
+    """Return the shapes of a model's units, which stay when the model is gone."""
+    sites = unit_sites(model, site)
+    return UnitShapes(
+        num_layers=len({place.layer for place in sites.values()}),
+        hidden_size=_width(model),
+        shapes={name: place.shape for name, place in sites.items()},
+    )
+
+
 def check_same_units(first: nn.Module, second: nn.Module, site: str = "neuron") -> None:
     """Raise unless two models have the same units.
 
     Raises:
         ArtifactMismatchError: They do not; says what differs.
     """
-    mine, theirs = unit_sites(first, site), unit_sites(second, site)
-    facts = {
-        "layers": [len({place.layer for place in sites.values()}) for sites in (mine, theirs)],
-        "hidden size": [_width(model) for model in (first, second)],
-    }
-    for what, (one, other) in facts.items():
-        if one != other:
-            raise ArtifactMismatchError(
-                f"the two models differ in their {what}: {one} and {other}; only models of equal "
-                "architecture, such as a base model and its fine-tune, can be compared unit by unit"
-            )
-    for name in mine:
-        found = theirs[name].shape if name in theirs else None
-        if found != mine[name].shape:
-            raise ArtifactMismatchError(
-                f"the two models differ at {name}: {mine[name].shape} units and {found}; only "
-                "models of equal architecture can be compared unit by unit"
-            )
+    unit_shapes(first, site).check(unit_shapes(second, site))
 
 
 def _width(model: nn.Module) -> int:

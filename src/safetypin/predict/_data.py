@@ -89,8 +89,8 @@ def labelled(unsafe: PromptSet, safe: PromptSet) -> Labelled:
     seen: set[str] = set()
     kept: list[tuple[Prompt, int]] = []
     for label, prompts in ((UNSAFE, unsafe), (SAFE, safe)):
-        for prompt in prompts:
-            check_prompt(prompt.text)
+        for index, prompt in enumerate(prompts):
+            check_prompt(prompt, index)
             key = normalise(prompt.text)
             if key not in seen:
                 seen.add(key)
@@ -103,18 +103,24 @@ def labelled(unsafe: PromptSet, safe: PromptSet) -> Labelled:
     )
 
 
-def check_prompt(text: str) -> None:
-    """Raise unless a text is a prompt that can be judged.
+def check_prompt(prompt: Prompt, index: int) -> None:
+    """Raise unless a prompt can be judged.
+
+    Args:
+        prompt: The prompt.
+        index: Its place among those given, which it is named by where it does not know its row.
 
     Raises:
         UserError: It is empty, or too long.
     """
+    text = prompt.text
     if not text.strip():
-        raise UserError("the prompt is empty; there is nothing to judge")
+        raise UserError(f"{prompt.named(index)} is empty; there is nothing to judge")
     if len(text) > MAX_CHARACTERS:
         raise UserError(
-            f"the prompt has {len(text):,} characters, the limit is {MAX_CHARACTERS:,}; judge its "
-            "parts, or the request without the document"
+            f"{prompt.named(index)} has {len(text):,} characters, the limit is "
+            f"{MAX_CHARACTERS:,}: {text[:60]!r}; judge its parts, or the request without the "
+            "document"
         )
 
 

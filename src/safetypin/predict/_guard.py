@@ -16,6 +16,7 @@ from safetypin.artifacts import (
     ArtifactMismatchError,
     DamagedArtifactError,
     FileTensors,
+    Prompt,
     RunRecord,
     model_hash,
     write_tensors,
@@ -178,10 +179,12 @@ class Guard:
         check_threshold(threshold)
         return threshold
 
-    def predict_proba(self, texts: Sequence[str]) -> Vector:
+    def predict_proba(self, texts: Sequence[str | Prompt]) -> Vector:
         """Return the probability that each request is unsafe.
 
-        One forward pass, up to the last layer that the guard reads.
+        One forward pass, up to the last layer that the guard reads. A request that cannot be
+        judged is named by its row where it is a `Prompt` that was read from a file, else by its
+        place.
 
         Raises:
             UserError: A request is empty, has over 20,000 characters or does not fit the window,
@@ -189,13 +192,14 @@ class Guard:
         """
         if isinstance(texts, str):
             texts = [texts]
-        for text in texts:
-            check_prompt(text)
-        if not texts:
+        prompts = [Prompt(text=text) if isinstance(text, str) else text for text in texts]
+        for index, prompt in enumerate(prompts):
+            check_prompt(prompt, index)
+        if not prompts:
             return np.zeros(0)
-        rows = encode_prompts(self.model, self.tokenizer, texts, self.rule.reading)
+        rows = encode_prompts(self.model, self.tokenizer, prompts, self.rule.reading)
         width = sum(len(index) for index in self.rule.units.values())
-        features = np.empty((len(texts), width), dtype=np.float32)
+        features = np.empty((len(prompts), width), dtype=np.float32)
 
         def keep(indices: list[int], found: Mapping[str, Tensor]) -> None:
             parts = [
@@ -215,7 +219,9 @@ class Guard:
         check_features(features)
         return self.rule.linear.probability(self.rule.linear.decide(features))
 
-    def is_unsafe(self, texts: Sequence[str], threshold: float | None = None) -> list[bool]:
+    def is_unsafe(
+        self, texts: Sequence[str | Prompt], threshold: float | None = None
+    ) -> list[bool]:
         """Tell of each request whether its probability reaches the threshold.
 
         Raises:

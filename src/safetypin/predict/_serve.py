@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
-from safetypin.artifacts import UserError
+from safetypin.artifacts import Prompt, UserError
 from safetypin.predict._data import check_prompt
 from safetypin.predict._guard import Guard
 
@@ -61,7 +61,7 @@ class Refused(Exception):
         self.status = status
 
 
-Waiting = tuple[str, asyncio.Future[float]]
+Waiting = tuple[Prompt, asyncio.Future[float]]
 
 
 class Batcher:
@@ -82,7 +82,8 @@ class Batcher:
         if self._closing or self._queue.qsize() + len(texts) > self._limits.queue_size:
             raise Refused(503, "too many prompts are waiting; try again in a moment")
         loop = asyncio.get_running_loop()
-        waiting = [(text, loop.create_future()) for text in texts]
+        # named by its place in its own request, whatever it is judged with
+        waiting = [(_prompt(text, place), loop.create_future()) for place, text in enumerate(texts)]
         for one in waiting:
             self._queue.put_nowait(one)
         return list(await asyncio.gather(*(future for _, future in waiting)))
@@ -99,10 +100,10 @@ class Batcher:
                 self._queue.task_done()
 
     async def _judge(self, batch: list[Waiting]) -> None:
-        texts = [text for text, _ in batch]
+        prompts = [prompt for prompt, _ in batch]
         loop = asyncio.get_running_loop()
         try:
-            found = await loop.run_in_executor(self._thread, self._guard.predict_proba, texts)
+            found = await loop.run_in_executor(self._thread, self._guard.predict_proba, prompts)
         except Exception as error:  # whatever it is, those who wait must hear of it
             if len(batch) > 1:  # prompts of other clients: halve until the culprit is alone
                 await self._judge(batch[: len(batch) // 2])
@@ -119,6 +120,10 @@ class Batcher:
         self._closing = True
         await self._queue.join()
         self._thread.shutdown()
+
+
+def _prompt(text: str, place: int) -> Prompt:
+    return Prompt(text=text, where=f"prompt {place}")
 
 
 def _refusal(error: Exception) -> Refused:
@@ -154,9 +159,9 @@ async def _texts(request: Request, limits: Limits) -> list[str]:
         raise Refused(
             413 if texts else 400, f"send 1 to {limits.max_texts} texts, got {len(texts)}"
         )
-    for text in texts:
+    for place, text in enumerate(texts):
         try:
-            check_prompt(text)
+            check_prompt(_prompt(text, place), place)
             text.encode()
         except (UserError, UnicodeEncodeError) as error:
             raise Refused(400, str(error)) from error

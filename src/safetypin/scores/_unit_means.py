@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from safetypin.artifacts import Batch, UserError
 from safetypin.hooks import at_rest
-from safetypin.models import unit_sites
+from safetypin.models import check_activations, unit_sites
 from safetypin.passes import input_device, passes
 from safetypin.scores._contrast import MAX_TOKENS, read_rows
 
@@ -26,9 +26,10 @@ def unit_means(
         site: `neuron` or `residual`.
 
     Raises:
-        UserError: No token is counted, or the units are of experts, which have no mean of all
-            tokens.
+        UserError: No token is counted, the units are no activations, or they are of experts,
+            which have no mean of all tokens.
     """
+    check_activations(site)
     sites = unit_sites(model, site)
     for name, place in sites.items():
         if len(place.shape) > 1:

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 
 from peft import PeftModel
 
-from safetypin.models import base_fingerprint, load_adapted, load_tokenizer
+from safetypin.models import base_fingerprint, load_adapted, load_tokenizer, unit_shapes
 from safetypin.scores import Model
 from safetypin.stages._contrast_config import ContrastConfig
 from safetypin.stages._pair import (
@@ -37,7 +37,7 @@ class ContrastModels:
 
         Raises:
             UserError: A model cannot be loaded.
-            ArtifactMismatchError: The tokenizers differ.
+            ArtifactMismatchError: The tokenizers differ, or the units do.
         """
         self._config = config
         self._where = Where(dtype=config.dtype, device=config.device)
@@ -74,6 +74,7 @@ class ContrastModels:
             reporter.note(note)
         self._aligned = load_subject(self._config.model, self._where)
         self.identity = self._aligned.identity
+        shapes = unit_shapes(self._aligned.model, self._config.site)
         apart = self._config.one_at_a_time
         if apart is None:
             apart = not fits_beside(self._aligned.model)
@@ -81,6 +82,8 @@ class ContrastModels:
             self._aligned = None
             release()
         loaded = load_subject(reference, self._where)
+        # before it answers anything; where the models are apart, one of them is gone by now
+        shapes.check(unit_shapes(loaded.model, self._config.site))
         self.reference = dataclasses.replace(loaded, tokenizer=tokenizers[0])
         self.reference_id = loaded.identity
 

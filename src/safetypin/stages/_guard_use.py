@@ -1,6 +1,7 @@
 """Use a guard that was fitted: judge prompts, measure it on other data, serve it."""
 
 import dataclasses
+import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from safetypin.artifacts import PromptSet, RunRecord, UserError
+from safetypin.artifacts import Prompt, PromptSet, RunRecord, UserError
 from safetypin.predict import (
     Guard,
     GuardRule,
@@ -53,9 +54,11 @@ def open_guard(
 
 
 def score_texts(
-    guard: Guard, texts: Iterable[str], threshold: float | None = None
+    guard: Guard, texts: Iterable[str | Prompt], threshold: float | None = None
 ) -> Iterator[dict[str, Any]]:
     """Return `{"text", "probability", "unsafe"}` of each text, in order, judged some at a time.
+
+    A text that cannot be judged is an error when it is its turn: all before it are given first.
 
     Raises:
         UserError: The threshold is no probability.
@@ -64,20 +67,43 @@ def score_texts(
     return _scored(guard, texts, guard.limit(threshold))
 
 
-def _scored(guard: Guard, texts: Iterable[str], limit: float) -> Iterator[dict[str, Any]]:
-    waiting: list[str] = []
+def _scored(guard: Guard, texts: Iterable[str | Prompt], limit: float) -> Iterator[dict[str, Any]]:
+    prompts, ended = _numbered(texts), False
+    while not ended:
+        waiting: list[Prompt] = []
+        unread = None
+        try:
+            for prompt in itertools.islice(prompts, AT_ONCE):
+                waiting.append(prompt)  # noqa: PERF402 - keeps those before one that is none
+        except UserError as error:  # a line that is no prompt: those before it are
+            unread = error
+        for prompt, chance in _judged(guard, waiting):
+            yield {"text": prompt.text, "probability": chance, "unsafe": chance >= limit}
+        if unread is not None:
+            raise unread
+        ended = not waiting
 
-    def judged() -> Iterator[dict[str, Any]]:
-        for text, chance in zip(waiting, guard.predict_proba(waiting), strict=True):
-            value = float(chance)
-            yield {"text": text, "probability": value, "unsafe": value >= limit}
-        waiting.clear()
 
-    for text in texts:
-        waiting.append(text)
-        if len(waiting) == AT_ONCE:
-            yield from judged()
-    yield from judged()
+def _numbered(texts: Iterable[str | Prompt]) -> Iterator[Prompt]:
+    """Give every text the name by which an error calls it."""
+    for number, text in enumerate(texts):
+        prompt = Prompt(text=text) if isinstance(text, str) else text
+        yield dataclasses.replace(prompt, where=prompt.named(number))
+
+
+def _judged(guard: Guard, prompts: list[Prompt]) -> Iterator[tuple[Prompt, float]]:
+    """Judge prompts together; where one of them cannot be, those before it all the same."""
+    try:
+        chances = [float(chance) for chance in guard.predict_proba(prompts)]
+    except UserError:
+        if len(prompts) == 1:
+            raise
+    else:
+        yield from zip(prompts, chances, strict=True)
+        return
+    middle = len(prompts) // 2
+    yield from _judged(guard, prompts[:middle])
+    yield from _judged(guard, prompts[middle:])
 
 
 def labelled_sets(
@@ -85,8 +111,8 @@ def labelled_sets(
     unsafe: str | None,
     safe: str | None,
     *,
-    prompt_column: str,
-    label_column: str,
+    prompt_column: str = "prompt",
+    label_column: str | None = None,
 ) -> tuple[PromptSet, PromptSet]:
     """Return the unsafe and the safe prompts: of one file with labels, or of a source for each.
 
@@ -95,17 +121,20 @@ def labelled_sets(
         unsafe: Source of the unsafe prompts, in its place.
         safe: Source of the safe prompts.
         prompt_column: Column of the prompt.
-        label_column: Column of the label, in `data`.
+        label_column: Column of the label, in `data`; `label` where None.
 
     Raises:
-        UserError: Both or neither are given, a label is missing or unknown, or a class is missing.
+        UserError: Both or neither are given, a label is missing or unknown, a class is missing, or
+            a column of labels is named where there is none.
     """
     if data is not None:
         theirs = Idle(("unsafe", "safe"), "the prompts of both labels are those of --data")
         refuse_idle({"unsafe": unsafe, "safe": safe}, [theirs])
-        return _by_label(data, prompt_column, label_column)
+        return _by_label(data, prompt_column, label_column or "label")
     if unsafe is None or safe is None:
         raise UserError("no data was given; name a file with --data, or both --unsafe and --safe")
+    known = Idle(("label_column",), "the labels are those of --unsafe and --safe")
+    refuse_idle({"label_column": label_column}, [known])
     one, other = (load_prompts(part, prompt_column=prompt_column) for part in (unsafe, safe))
     return one, other
 
@@ -117,7 +146,7 @@ def _by_label(source: str, prompt_column: str, label_column: str) -> tuple[Promp
         word = (prompt.response or "").strip().lower()
         if word not in UNSAFE_WORDS | SAFE_WORDS:
             raise UserError(
-                f"row {index} of {source!r} has the label {prompt.response!r}; write unsafe or "
+                f"{prompt.named(index)} has the label {prompt.response!r}; write unsafe or "
                 "safe, or 1 or 0"
             )
         parts[word in UNSAFE_WORDS].append(dataclasses.replace(prompt, response=None))
@@ -149,7 +178,7 @@ def evaluate_guard(
     hashes = {kind: record.result.get(f"{kind}_hashes", []) for kind in ("train", "contrast")}
     check_hash_leaks(data, hashes["train"], "evaluated", "the guard was fitted")
     check_hash_leaks(data, hashes["contrast"], "evaluated", "its neurons were found")
-    chances = _chances(guard, data.texts)
+    chances = _chances(guard, data.prompts)
     return {
         "model_id": guard.rule.model_id,
         "num_prompts": len(data),
@@ -161,6 +190,6 @@ def evaluate_guard(
     }
 
 
-def _chances(guard: Guard, texts: Sequence[str]) -> "np.ndarray[Any, np.dtype[np.float64]]":
-    parts = [guard.predict_proba(texts[i : i + AT_ONCE]) for i in range(0, len(texts), AT_ONCE)]
-    return np.concatenate(parts)
+def _chances(guard: Guard, prompts: Sequence[Prompt]) -> "np.ndarray[Any, np.dtype[np.float64]]":
+    starts = range(0, len(prompts), AT_ONCE)
+    return np.concatenate([guard.predict_proba(prompts[i : i + AT_ONCE]) for i in starts])

@@ -36,7 +36,8 @@ class PatchSets:
         """Read the set.
 
         Raises:
-            UserError: There is none, it is empty, or an attack prompt is one that it was found on.
+            UserError: There is none, it is empty, it has none of the sizes that are asked for, or
+                an attack prompt is one that it was found on.
             ArtifactMismatchError: It is of another model.
         """
         self.neurons = load_neurons(config.neurons, subject, any_model=config.any_model)
@@ -59,9 +60,26 @@ class PatchSets:
         self._scores = self._ranking(chosen.parent / "scores" / NEURON_SCORES_FILE)
         self.own_fraction = None if self._scores is not None else self.neurons.fraction
         if self.own_fraction is not None:
+            self._check_sizes(config)
             reporter.note(
                 "the set has no ranking: it is tried whole, at its own "
                 f"{self.own_fraction:.2%} of all units"
+            )
+
+    def _check_sizes(self, config: PatchConfig) -> None:
+        """Raise where none of the sizes to patch can be had of a set without a ranking.
+
+        Raises:
+            UserError: None is the set's own, nor that of all units.
+        """
+        own, every = self.neurons.num_selected, self.neurons.num_units
+        if {own, every}.isdisjoint(round(fraction * every) for fraction in config.fractions):
+            raise UserError(
+                f"the set in {config.neurons} has no ranking, so it has no other size than its own "
+                f"{own:,} of {every:,} units: with --fractions "
+                f"{','.join(f'{fraction:g}' for fraction in config.fractions)} there is nothing to "
+                f"patch; give --fractions {own / every:.4g}, or with all units beside it "
+                f"{own / every:.4g},1"
             )
 
     def _ranking(self, path: Path) -> NeuronScores | None:

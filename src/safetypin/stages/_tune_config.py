@@ -156,16 +156,17 @@ class TuneConfig(BaseModel):
                 )
 
     def _check_set(self) -> None:
-        if PROTECTIONS[self.protect].needs_foundation and self.mask is None:
+        kind = PROTECTIONS[self.protect]
+        if kind.needs_neurons and self.mask is None:
+            foundation = " --foundation SET" if kind.needs_foundation else ""
             raise UserError(
                 f"--protect {self.protect} needs a set of neurons; make one with `safetypin "
-                "contrast MODEL --method ablation --foundation SET` and name its folder with "
-                "--mask"
+                f"contrast MODEL --method ablation{foundation}` and name its folder with --mask"
             )
         if self.set is not None and self.mask is None:
             raise UserError("--set chooses one of an audit's sets; name the audit with --mask")
         given = [name for name in ("mask", "control") if getattr(self, name) is not None]
-        if given and not PROTECTIONS[self.protect].needs_mask:
+        if given and not kind.needs_mask:
             uses = ", ".join(name for name, kind in PROTECTIONS.items() if kind.needs_mask)
             raise UserError(
                 f"--protect {self.protect} protects no set of weights, so "

@@ -116,6 +116,11 @@ def _from_audit(folder: Path, chosen: str | None) -> Given:
 
 def keep_given(series: Series, config: TuneConfig, subject: Subject, given: Given) -> RunRecord:
     """Write a given set, or the random one in its place, into the run folder."""
+    if PROTECTIONS[config.protect].needs_neurons and given.source != "contrast":
+        series.reporter.note(
+            f"--mask {config.mask} holds a set of weights: --protect {config.protect} trains these "
+            "and no others, whether or not they are those of neurons"
+        )
     about = {"source": given.source, "path": config.mask, "name": given.name}
     inputs = {
         "model_id": subject.identity,

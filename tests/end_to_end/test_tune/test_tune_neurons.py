@@ -1,11 +1,15 @@
 """SN-Tune and RSN-Tune from the command's settings: only the weights of the neurons move."""
 
+import json
+
 import pytest
 import torch
 
 from safetypin.artifacts import ArtifactMismatchError, NeuronSet, UserError, load, save
 from safetypin.models import load_model, neuron_weights
 from safetypin.stages import (
+    EVENTS_FILE,
+    Reporter,
     contrast_models,
     make_contrast_config,
     make_track_config,
@@ -75,3 +79,19 @@ def test_a_set_with_foundation_neurons_or_of_another_model_is_refused(
     save(NeuronSet(tensors=plain.tensors, model_id="x#9"), tmp_path / "other")
     with pytest.raises(ArtifactMismatchError, match="are of x#9, the model is"):
         tune(tune_settings(protect="sn-tune", mask=str(tmp_path / "other")), tmp_path / "out2")
+
+
+def test_that_a_set_of_weights_is_trained_as_it_is_said(tuned, tune_settings, neurons, tmp_path):
+    """As in an experiment, whose arms all take its one set of weights."""
+
+    def notes(name, mask):
+        out = tmp_path / name
+        reporter = Reporter(events=out / EVENTS_FILE, quiet=True)
+        config = tune_settings(protect="sn-tune", mask=str(mask), max_steps=1)
+        assert tune(config, out, reporter=reporter)["set"] is not None
+        events = map(json.loads, (out / EVENTS_FILE).read_text().splitlines())
+        return [event["text"] for event in events if event["event"] == "note"]
+
+    said = f"--mask {tuned} holds a set of weights: --protect sn-tune trains these and no others"
+    assert any(said in note for note in notes("weights", tuned))
+    assert not any("holds a set of weights" in note for note in notes("neurons", neurons))

@@ -47,6 +47,8 @@ class ProtectionKind:
         protection: The class of what is made.
         needs_mask: Whether the mask is its first argument.
         needs_basis: Whether the basis comes before it, in whose coordinates the mask is.
+        needs_neurons: Whether the mask is of neurons and so must be given: the set that `tune`
+            makes by itself is of weights.
         needs_foundation: Whether foundation neurons must have been taken out of the mask.
         options: What `make` takes besides, by keyword.
     """
@@ -56,6 +58,7 @@ class ProtectionKind:
     protection: type[Protection]
     needs_mask: bool = False
     needs_basis: bool = False
+    needs_neurons: bool = False
     needs_foundation: bool = False
     options: tuple[str, ...] = ()
 
@@ -92,12 +95,14 @@ PROTECTIONS: dict[str, ProtectionKind] = {
         make=OnlyTrain,
         protection=OnlyTrain,
         needs_mask=True,
+        needs_neurons=True,
         summary="the masked weights alone are trained, such as those of safety neurons",
     ),
     "rsn-tune": ProtectionKind(
         make=OnlyTrain,
         protection=OnlyTrain,
         needs_mask=True,
+        needs_neurons=True,
         needs_foundation=True,
         summary="sn-tune without the weights of foundation neurons",
     ),
