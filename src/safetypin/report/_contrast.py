@@ -1,5 +1,6 @@
 """The page of a contrast: how concentrated, in which layers, how repeatable."""
 
+import dataclasses
 from pathlib import Path
 from typing import Literal
 
@@ -114,7 +115,7 @@ def contrast_page(m: ContrastMetrics) -> str:
         answer=answer,
         sentence=sentence,
         facts=_facts(m),
-        sections=[_where(m), _sparsity(m), _heat(m), _reading(m)],
+        sections=[where(m), _sparsity(m), _heat(m), _reading(m)],
         about=m,
     )
 
@@ -194,7 +195,9 @@ def _facts(m: ContrastMetrics) -> list[Fact]:
     return facts
 
 
-def _where(m: ContrastMetrics) -> Section:
+def where(m: ContrastMetrics, name: str = "layers") -> Section:
+    """Return the part of a page with the set by layer; `name` is what its ids begin with."""
+    picture = dataclasses.replace(layers_picture(m.layers, m.set_.fraction), name=name)
     rows = [
         (
             str(r.layer),
@@ -209,7 +212,7 @@ def _where(m: ContrastMetrics) -> Section:
         heading="Where the set is",
         figures=[
             Figure(
-                svg=layers_picture(m.layers, m.set_.fraction).inline(),
+                svg=picture.inline(),
                 caption="Share of each layer's units that is in the set. The line is the share of "
                 "the whole model.",
             )
@@ -254,8 +257,7 @@ def _heat(m: ContrastMetrics) -> Section:
         heading="Every layer and unit",
         words=[
             "The colour is the logarithm of the score, from a thousandth of the largest up, so "
-            "that a "
-            "few massive activations do not leave the rest dark."
+            "that a few massive activations do not leave the rest dark."
         ],
         figures=[
             Figure(
@@ -281,14 +283,14 @@ def _reading(m: ContrastMetrics) -> Section:
         heading="How to read it",
         points=[
             "A unit in the set acts differently in the two models on the same tokens. That is no "
-            "proof "
-            "that it makes the difference: “safetypin patch” tests whether the set is the cause."
+            "proof that it makes the difference: “safetypin patch” tests whether the set is the "
+            "cause."
             if m.reference_id
             else "A unit in the set changes its layer's output most when it is removed, for every "
             "prompt.",
             "On the plain scale the layers with the largest activations win. Read the shares "
-            "beside those "
-            "of scale “free”, which divides by the reference model's own size of each unit.",
+            "beside those of scale “free”, which divides by the reference model's own size of each "
+            "unit.",
             "Massive activations stand in the same few coordinates of many layers, whatever the "
             "prompt.",
             "Two halves of the prompts give two sets; where these agree no better than chance, "

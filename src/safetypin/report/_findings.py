@@ -29,7 +29,7 @@ class Table:
     Attributes:
         label: What it is, for who cannot see it.
         columns: Their headings.
-        rows: Cells as text.
+        rows: Cells as text; a `Markup` is a link.
         strong: Rows to set apart, by their place.
         folded: Closed until it is opened, as a long one beside a figure is.
         titled: Whether its label stands over it.
@@ -71,6 +71,10 @@ class Section:
     tables: Sequence[Table] = ()
     points: Sequence[str] = ()
 
+    def moved(self, anchor: str, heading: str) -> "Section":
+        """Return the same on another page, under another heading."""
+        return dataclasses.replace(self, anchor=anchor, heading=heading)
+
 
 class RunPart(Part):
     """What every page says of its run."""
@@ -89,6 +93,7 @@ def findings_page(
     facts: Sequence[Fact],
     sections: Sequence[Section],
     about: RunPart,
+    source: str = "metrics.json beside this page",
 ) -> str:
     """Return the page.
 
@@ -99,6 +104,7 @@ def findings_page(
         facts: The numbers that carry it.
         sections: The rest, in order.
         about: What ran.
+        source: The files that its numbers are from.
     """
     contents = {"verdict": "Finding"} | {part.anchor: part.heading for part in sections}
     settings = [(name, _words.value(value)) for name, value in about.settings.items()]
@@ -113,6 +119,7 @@ def findings_page(
         about=about,
         run=_Run(about.run),
         settings=settings,
+        source=source,
     )
 
 

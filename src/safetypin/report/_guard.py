@@ -22,6 +22,7 @@ NAMES = {
     "majority": "majority class",
 }
 
+BASELINES = {"random units": ("random",), "TF-IDF": ("tfidf-char", "tfidf-word")}
 MATCHED, EASY = "topic-matched", "easy"
 UNKNOWN_PROMPTS = "The prompts that the set was found on are not known: leaks could not be checked."
 
@@ -35,17 +36,18 @@ def write_guard_report(folder: Path) -> Path:
     return write_page(folder, guard_page(read(folder, "guard", GuardMetrics)))
 
 
-def _own(m: GuardMetrics) -> Row:
+def own_row(m: GuardMetrics) -> Row:
+    """Return the row of the guard that was asked for."""
     kinds = m.settings["features"], m.settings["classifier"]
     return next(row for row in m.rows if (row.features, row.classifier) == kinds)
 
 
 def guard_page(m: GuardMetrics) -> str:
     """Return the page."""
-    own = _own(m)
-    sections = [_table(m, "test", "On held-out prompts"), _against(m)]
+    own = own_row(m)
+    sections = [table(m, "test", "On held-out prompts"), _against(m)]
     if own.other is not None:
-        sections.append(_table(m, "other", "On another source of prompts"))
+        sections.append(table(m, "other", "On another source of prompts"))
     return findings_page(
         title=f"Guard on {m.model_id.rpartition('#')[0]}",
         answer=f"{_words.rate(own.test.accuracy)} right",
@@ -58,21 +60,21 @@ def guard_page(m: GuardMetrics) -> str:
 
 def headline(m: GuardMetrics) -> tuple[str, str]:
     """Return the answer in a few words, and in a sentence."""
-    return f"{_words.rate(_own(m).test.accuracy)} right", _sentence(m)
+    return f"{_words.rate(own_row(m).test.accuracy)} right", _sentence(m)
 
 
 def _sentence(m: GuardMetrics) -> str:
-    right, (kind, why) = _own(m).test.accuracy, _kind(m)
+    right, (of, why) = own_row(m).test.accuracy, kind_of_set(m)
     said = [
         f"{_words.counts(right)} held-out prompts (95 % interval {_words.bounds(right)}).",
-        f"{kind.capitalize()}: {why}; {_words_alone(m)}.",
+        f"{of.capitalize()}: {why}; {_words_alone(m)}.",
         _verdict(m),
         "" if m.neurons.get("are_prompts_known", True) else UNKNOWN_PROMPTS,
     ]
     return " ".join(part for part in said if part)
 
 
-def _kind(m: GuardMetrics) -> tuple[str, str]:
+def kind_of_set(m: GuardMetrics) -> tuple[str, str]:
     """Return of which kind the set of prompts is, and why."""
     num_matched, num_topics = m.data.num_matched_topics, m.data.num_groups
     if num_matched == num_topics:
@@ -88,7 +90,7 @@ def _kind(m: GuardMetrics) -> tuple[str, str]:
 def _words_alone(m: GuardMetrics) -> str:
     """Return how far the better TF-IDF gets on each part."""
     name, held_out = _best_tfidf(m, "test")
-    still = " still" if _kind(m)[0] == MATCHED else ""
+    still = " still" if kind_of_set(m)[0] == MATCHED else ""
     said = f"{name} TF-IDF{still} reaches {_words.rate(held_out)} of the held-out prompts"
     if any(row.other for row in m.rows):
         name, elsewhere = _best_tfidf(m, "other")
@@ -104,21 +106,30 @@ def _best_tfidf(m: GuardMetrics, part: str) -> tuple[str, Rate]:
     return name, best.accuracy
 
 
+def against(m: GuardMetrics, part: str = "test") -> dict[str, str]:
+    """Return of random units and of TF-IDF what the paired comparisons on a part say of them.
+
+    The contrast units beat them all ("beaten"), all beat the contrast units ("better"), or neither
+    is shown ("not shown").
+    """
+    found = {}
+    for words, names in BASELINES.items():
+        rows = [c for c in m.comparisons if c.part == part and c.against in names]
+        known = [row.interval for row in rows if row.interval is not None]
+        if known:
+            beaten, better = (low > 0 for low, _ in known), (high < 0 for _, high in known)
+            found[words] = "beaten" if all(beaten) else "better" if all(better) else "not shown"
+    return found
+
+
 def _verdict(m: GuardMetrics) -> str:
     """Return what the paired comparisons on the test part say."""
-    said = []
-    for names, words in ((("random",), "random units"), (("tfidf-char", "tfidf-word"), "TF-IDF")):
-        rows = [c for c in m.comparisons if c.part == "test" and c.against in names]
-        known = [row for row in rows if row.interval is not None]
-        if not known:
-            continue
-        if all(row.interval and row.interval[0] > 0 for row in known):
-            said.append(f"Contrast units beat {words}.")
-        elif all(row.interval and row.interval[1] < 0 for row in known):
-            said.append(f"Contrast units are worse than {words}.")
-        else:
-            said.append(f"That contrast units beat {words} is not shown.")
-    return " ".join(said)
+    said = {
+        "beaten": "Contrast units beat {}.",
+        "better": "Contrast units are worse than {}.",
+        "not shown": "That contrast units beat {} is not shown.",
+    }
+    return " ".join(said[answer].format(words) for words, answer in against(m).items())
 
 
 def _facts(m: GuardMetrics, own: Row) -> list[Fact]:
@@ -139,7 +150,9 @@ def _facts(m: GuardMetrics, own: Row) -> list[Fact]:
                 f"threshold {_words.decimal(m.threshold, 3)}, from the training prompts alone",
             ),
         ),
-        Fact(label="Kind of set", value=_kind(m)[0], notes=(_kind(m)[1], _words_alone(m))),
+        Fact(
+            label="Kind of set", value=kind_of_set(m)[0], notes=(kind_of_set(m)[1], _words_alone(m))
+        ),
         Fact(
             label="Prompts",
             value=f"{m.data.num_train} + {m.data.num_test}",
@@ -185,8 +198,9 @@ def _rate(given: Rate) -> str:
     return f"{_words.rate(given)} ({ends})" if ends else _words.rate(given)
 
 
-def _table(m: GuardMetrics, part: str, heading: str) -> Section:
-    own, rows = _own(m), []
+def table(m: GuardMetrics, part: str, heading: str) -> Section:
+    """Return the part of a page with every classifier on one part of the prompts."""
+    own, rows = own_row(m), []
     strong = frozenset(place for place, row in enumerate(m.rows) if row is own)
     for row in m.rows:
         found: Measured = getattr(row, part)

@@ -1,5 +1,6 @@
 """The page of a patching run: the recovery curve beside random sets, and the other direction."""
 
+import dataclasses
 from pathlib import Path
 
 from matplotlib.figure import Figure as Canvas
@@ -48,7 +49,7 @@ def patch_page(m: PatchMetrics) -> str:
         answer=ANSWERS[m.verdict.answer],
         sentence=_sentence(m),
         facts=_facts(m),
-        sections=[_curve(m), _other_way(m), _reading(m)],
+        sections=[curve(m), _other_way(m), _reading(m)],
         about=m,
     )
 
@@ -123,7 +124,8 @@ def _ends(recovery: Recovery | None) -> str:
     return "" if recovery is None else " to ".join(_percent(end) for end in recovery.interval)
 
 
-def _curve(m: PatchMetrics) -> Section:
+def curve(m: PatchMetrics, name: str = "recovery") -> Section:
+    """Return the part of a page with the recovery curve; `name` is what its ids begin with."""
     rows = [cell for cell in m.cells if cell.direction == "patch"]
     strong = frozenset(place for place, row in enumerate(rows) if row.arm == "contrast")
     return Section(
@@ -138,7 +140,7 @@ def _curve(m: PatchMetrics) -> Section:
         ],
         figures=[
             Figure(
-                svg=_picture(rows).inline(),
+                svg=dataclasses.replace(_picture(rows), name=name).inline(),
                 caption="Filled: the contrast set, with 95 % bootstrap intervals over prompts. "
                 "Crosses: "
                 "random sets with as many units in every layer.",

@@ -7,7 +7,7 @@ from pathlib import Path
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from safetypin.artifacts import replacing
+from safetypin.artifacts import replacing, write_text
 from safetypin.report._style import drawn, inline_svg, inlined, svg_text
 
 DPI = 200
@@ -58,7 +58,5 @@ class Picture:
         with replacing(png) as temporary:
             # no version, so that the same numbers give the same bytes
             figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
-        with replacing(svg) as temporary:
-            whole = text.replace('<g id="figure_1">', f'{_WHITE}\n <g id="figure_1">', 1)
-            temporary.write_text(whole, encoding="utf-8")
+        write_text(svg, text.replace('<g id="figure_1">', f'{_WHITE}\n <g id="figure_1">', 1))
         return [png, svg]
