@@ -355,6 +355,16 @@ def test_the_strongest_control_stands_beside_what_the_set_rises_more(tmp_path):
     assert "+50 points +39 to +59; 48 prompts" in rest
 
 
+def test_the_time_of_stages_that_were_there_stands_beside_the_runs(tmp_path):
+    metrics = example_metrics()
+    assert [s["seconds"] for s in metrics["run"]["stages"] if s["reused"]] == [18.0]
+    said = "the stages of earlier runs had taken 18\u00a0s"
+    assert said in page(tmp_path, metrics).words
+    for stage in metrics["run"]["stages"]:
+        stage["reused"] = False
+    assert "of earlier runs" not in page(tmp_path, metrics).words
+
+
 def test_an_audit_without_answers_says_so(tmp_path):
     folder = write_audit(tmp_path)
     (folder / "examples.json").unlink()
