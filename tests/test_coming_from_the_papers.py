@@ -14,7 +14,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from doc_pages import ROOT, blocks, text_of
+from doc_pages import ROOT, blocks, section, tables, text_of
 from end_to_end import tiny as tiny_model
 from safetypin.artifacts import load
 from safetypin.cli import app
@@ -233,6 +233,26 @@ def test_the_frozen_weights_are_the_ones_that_were_identified(ended, place):
     )
     for name, members in mask.tensors.items():
         assert torch.equal(before[name][members], after[name][members])
+
+
+def test_the_table_of_document_004_has_our_model_beside_it_and_its_rates_are_those_of_its_counts():
+    part = section(PAGE, "### Activation contrasting and the classifier (document 004)")
+    head = next(line for line in part.splitlines() if line.startswith("| features"))
+    assert re.findall(r"\((\d+)", head) == ["885", "60", "96"]
+    sizes = [885, None, 60, 96]
+    checked = 0
+    for _, *cells in tables(part)[0]:
+        for cell, size in zip(cells, sizes, strict=True):
+            found = re.match(r"([\d.]+) %, ([\d.]+) %, (\d+) / (\d+), (\d+) / (\d+)", cell)
+            if found is None:
+                continue
+            accuracy, recall = float(found[1]), float(found[2])
+            right, alarm, missed, caught = map(int, found.groups()[2:])
+            assert right + alarm + missed + caught == size
+            assert accuracy == pytest.approx(100 * (right + caught) / size, abs=0.006)
+            assert recall == pytest.approx(100 * caught / (missed + caught), abs=0.006)
+            checked += 1
+    assert checked == 3 + 5 + 4
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,8 @@ import torch
 import typer
 from typer.testing import CliRunner
 
+from doc_pages import ROOT
+from doc_pages import blocks as doc_blocks
 from end_to_end import tiny
 from safetypin.artifacts import (
     ArtifactMismatchError,
@@ -42,6 +44,7 @@ from safetypin.predict import (
     labelled,
     split_groups,
 )
+from safetypin.predict._generator import REFUSAL
 from safetypin.prompts import encode, load_prompts
 from safetypin.stages import (
     Where,
@@ -54,6 +57,7 @@ from safetypin.stages import (
     score_texts,
 )
 
+README = ROOT / "README.md"
 UNKNOWN_PROMPTS = "prompts that the set was found on are not known: leaks could not be checked"
 
 
@@ -384,6 +388,26 @@ def test_labels_may_be_in_a_column_of_another_name(fitted, sets, tmp_path):
     words = ("guard", "evaluate", fitted, "--data", data, "--device", "cpu")
     assert "has no column 'label'" in str(run(*words).exception)
     assert json.loads(run(*words, "--label-column", "kind").stdout)["num_prompts"] == 80
+
+
+def test_the_example_of_the_readme_runs_and_gives_what_it_says(place, fitted, guard):
+    (example,) = (block for block in doc_blocks(README, "python") if "sp.Guard" in block)
+    for name, here in {
+        "smollm2-aligned": place / "model",
+        "runs/guard": fitted,
+        "How do I bake bread?": "please greet the noun4 noun5 noun6",
+        "How do I poison a well?": "please hurt the noun4 noun5 noun6",
+    }.items():
+        assert f'"{name}"' in example
+        example = example.replace(f'"{name}"', repr(str(here)))
+    shown = []
+    exec(example, {"print": shown.append})
+    probabilities, answered, refused = shown
+    assert probabilities == pytest.approx(guard.predict_proba([
+        "please greet the noun4 noun5 noun6", "please hurt the noun4 noun5 noun6",
+    ]))  # fmt: skip
+    assert probabilities[0] < 0.5 < probabilities[1]
+    assert refused == REFUSAL != answered
 
 
 def test_a_guarded_model_refuses_before_a_token_is_generated(guard):
