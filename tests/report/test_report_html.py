@@ -358,7 +358,7 @@ def test_the_strongest_control_stands_beside_what_the_set_rises_more(tmp_path):
 def test_the_time_of_stages_that_were_there_stands_beside_the_runs(tmp_path):
     metrics = example_metrics()
     assert [s["seconds"] for s in metrics["run"]["stages"] if s["reused"]] == [18.0]
-    said = "the stages of earlier runs had taken 18\u00a0s"
+    said = "the stages of earlier runs had taken 18 s"
     assert said in page(tmp_path, metrics).words
     for stage in metrics["run"]["stages"]:
         stage["reused"] = False
