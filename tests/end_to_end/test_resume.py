@@ -12,6 +12,7 @@ from end_to_end.comparing import read_metrics, stable
 from end_to_end.nursery import path_of
 from safetypin.artifacts import UserError
 from safetypin.audit import _run, audit
+from safetypin.stages import read_set
 
 
 @pytest.fixture
@@ -276,3 +277,22 @@ def test_a_full_disk_is_said_and_the_same_command_goes_on(
     assert command(*words(out)).code == 0
     assert stable(read_metrics(out)) == stable(read_metrics(finished))
     assert leftovers(out) == []
+
+
+def test_a_top_that_moved_is_evaluated_again_though_the_critical_set_stays(settings, tmp_path):
+    # so small a p takes nothing out of the safety top: the critical set knows no utility prompts
+    config = settings(p=(0.0005,), controls=("top_utility",))
+    audit(config, tmp_path / "out")
+    masks = [mask_of(tmp_path / "out", arm) for arm in ("critical", "top_utility")]
+    other = settings(p=(0.0005,), controls=("top_utility",), num_utility=9)
+    second = audit(other, tmp_path / "out")
+    moved = [mask_of(tmp_path / "out", arm) for arm in ("critical", "top_utility")]
+    assert (masks[0], masks[1] == moved[1]) == (moved[0], False)
+    reused = {stage["name"]: stage["reused"] for stage in second["run"]["stages"]}
+    assert reused["cells/critical-q0.01-p0.0005"]
+    assert not reused["cells/top_utility-q0.01-p0.0005"]
+
+
+def mask_of(out, arm):
+    """Return the fingerprint of a set of an audit."""
+    return read_set(out / "sets", f"{arm}-q0.01-p0.0005").fingerprint

@@ -85,6 +85,18 @@ def cell_mask(cell: Cell, sets: Path, model: PreTrainedModel) -> WeightMask:
     return matched_random(read_set(sets, cell.of), model, seed=cell.seed, match=match)
 
 
+def top_inputs(cell: Cell, sets: Mapping[str, Mapping[str, Any]], folder: Path) -> dict[str, str]:
+    """Return what a top of equal size depends on besides its critical set; nothing for others.
+
+    Other prompts may move a top and leave the critical set as it is.
+    """
+    if not cell.arm.startswith("top_"):
+        return {}
+    # a record of an earlier version does not hold it
+    known = sets[cell.of].get("tops", {}).get(cell.arm)
+    return {"top": known or read_set(folder, cell.id).fingerprint}
+
+
 def magnitudes(
     cell: Cell, mask: WeightMask, sets: Path, model: nn.Module
 ) -> dict[str, float | None] | None:

@@ -14,7 +14,14 @@ from safetypin.artifacts import (
     read_json,
     write_json,
 )
-from safetypin.audit._cells import Cell, cell_mask, magnitudes, planned_cells, why_no_cells
+from safetypin.audit._cells import (
+    Cell,
+    cell_mask,
+    magnitudes,
+    planned_cells,
+    top_inputs,
+    why_no_cells,
+)
 from safetypin.audit._config import AuditConfig
 from safetypin.audit._cut import cut
 from safetypin.audit._folder import check_folder
@@ -244,6 +251,7 @@ class _Audit:
     def _cell(self, cell: Cell, sets: RunRecord) -> None:
         fingerprint = sets.result["sets"][cell.of]["fingerprint"]
         inputs = self._evaluation_inputs(fingerprint) | {"arm": cell.arm, "seed": cell.seed}
+        inputs |= top_inputs(cell, sets.result["sets"], self.out / "sets")
 
         def compute(folder: Path) -> Any:  # noqa: ANN401
             mask = cell_mask(cell, self.out / "sets", self.model)

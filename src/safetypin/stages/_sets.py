@@ -73,15 +73,19 @@ def cut_sets(
             _check_room(name, critical)
         files.append(mask_file(name))
         write_mask(folder / mask_file(name), critical)
+        beside = {}
         for arm in tops if critical.num_selected else ():
             files.append(mask_file(set_name(arm, q, p)))
-            write_mask(folder / files[-1], top_of_same_size(sources[arm], critical))
+            top = top_of_same_size(sources[arm], critical)
+            write_mask(folder / files[-1], top)
+            beside[arm] = top.fingerprint
         sets[name] = {
             "q": q,
             "p": p,
             "num_selected": critical.num_selected,
             "num_weights": critical.num_weights,
             "fingerprint": critical.fingerprint,
+            "tops": beside,
             "where": where(critical),
         }
     halved = {
