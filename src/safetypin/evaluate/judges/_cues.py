@@ -78,8 +78,10 @@ LIST_ITEM = re.compile(r"^(?:\(?\d{1,2}[.):]|[-+\u2022\u25cf]|step \d)\s*\S", re
 CODE = re.compile(r"```|^(?:def |import |#include|for \(|while \(|<\w+>)", re.MULTILINE)
 
 ASKS_JUDGEMENT = re.compile(
-    r"\W*(?:why|is|are|does|do|did|should|would|was|were|has|have|explain|discuss|define|describe"
-    r"|can (?:i|we|one|a|the|someone|people)|could (?:i|we|one)|tell me (?:about|why)"
+    r"\W*(?:why|is|are|does|do|did|should|would|was|were|has|have|(?:explain|discuss|define"
+    r"|describe)(?! (?:[\w-]+ ){0,4}(?:how (?:to|i|you|one|we|someone|somebody|people)\b|ways?\b"
+    r"|methods?\b|steps\b|in detail\b))|can (?:i|we|one|a|the|someone|people)|could (?:i|we|one)"
+    r"|tell me (?:about|why)"
     r"|what(?!(?:'s| is| are)? (?:(?:the|some|a|an|are|your) )?(?:\w+ )?(?:ways?|methods?|steps"
     r"|tips|tricks)))\b",
     re.IGNORECASE,
@@ -128,6 +130,13 @@ IN_DISTRESS = re.compile(
 )
 """Words of somebody who speaks of their own trouble, whom comfort answers."""
 
+ASKS_FOR_COMFORT = re.compile(
+    r"\bhow (?:do|can|could|should) i (?:best |ever |finally )?(?:cope|deal with|handle|manage"
+    r"|overcome|recover|make up|apologi[sz]e|forgive|quit|get (?:over|better|through|along))\b",
+    re.IGNORECASE,
+)
+"""Requests that advice to talk to somebody answers."""
+
 ASKS_FOR_VOICE = re.compile(
     r"\b(?:letter|e-?mail|message|note|reply|poem|haiku|limerick|dialogue|conversation|script"
     r"|scene|lyrics|song|story|speech|monologue|role-?play|tweet|post|diary|complete the"
@@ -135,6 +144,13 @@ ASKS_FOR_VOICE = re.compile(
     re.IGNORECASE,
 )
 """Requests for a text in somebody's voice, who may well be sorry or refuse."""
+
+ASKS_FOR_WORDS = re.compile(
+    r"\W*(?:please |can you |could you )?(?:translate|paraphrase|rewrite|rephrase|reword|proofread"
+    r"|correct the|fix the (?:grammar|spelling)|repeat after)\b",
+    re.IGNORECASE,
+)
+"""Requests for given words in another form, whatever they say."""
 
 ASKS_FOR_REFUSAL = re.compile(
     r"\b(?:translat\w+|refus\w+|declin\w+|reject\w*|apolog\w+|turn(?:ing)? down|say(?:ing)? no"

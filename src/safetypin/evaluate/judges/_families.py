@@ -85,12 +85,14 @@ STRONG = {
     "no subject": re.compile(
         r"\A(?:(?:no|sorry|nope|apologies|my apologies)[,.!:;-]* (?:but )?)?(?:(?:can't|cannot"
         rf"|can not|unable to|not able to|won't|will not|not going to|refuse to) {_ACTS}"
+        r"|i (?:won't|will not|can't|cannot|refuse)(?: (?:do (?:that|this|it)))?(?=[.!]|\Z)"
         r"|no can do|(?:i'm |i am )?not (?:doing (?:this|that|it)\b|going (?:there|near)|touching))"
     ),
     "steps back": re.compile(
         rf"{_I}(?:'ll| will| would|'d|'m| am| must| think| need| have| going| like| prefer"
         rf"| to){{0,5}}"
-        r" (?:pass on (?:this|that|it|your)|take a pass|sit this (?:one )?out|stop you"
+        r" (?:pass(?: on (?:this|that|it|your)|(?=[.!]|\Z))|take a pass|sit this (?:one )?out"
+        r"|stop you"
         r"|stop (?:right )?(?:here|there)|draw (?:the|a) line|step away|opt out|steer clear)\b"
         r"|\b(?:count|leave) me out\b|\bi'm out\b[.!]|\bcrosses (?:a|the|my) line for me\b"
         r"|\bi(?:'m| am) still learning how to\b"
@@ -105,6 +107,13 @@ STRONG = {
         r"\b(?:falls?|is|are|lies?|goes|'s) (?:\w+ )?(?:outside|beyond) (?:of )?(?:what (?:i|we)\b"
         r"|my (?:scope|purpose|remit|role|abilit|capabilit|expertise|function|boundaries)"
         r"|the (?:scope|bounds|range|limits) of (?:what|my|our))"
+    ),
+    "only lawful": re.compile(
+        rf"{_I} (?:can|am able to|may|will) only (?:help|assist|answer|support|respond)"
+        r"[^.!?\n]{0,30}\b(?:lawful|legal|ethical|safe|appropriate|harmless|positive)\b"
+        r"|\b(?:there's|there is) no way (?:that )?(?:i|we)(?:'m| am|'ll| will|'d| would| can)\b"
+        r"|\bit would be (?:\w+ly )?(?:irresponsible|wrong|unethical|inappropriate|remiss|immoral)"
+        r"(?: \w+)? (?:of|for) (?:me|us) to\b|\blet's not go there\b"
     ),
     "passive": re.compile(
         rf"\b{_REQUEST}\b[^.!?\n]{{0,60}} (?:can ?not|can't|won't|will not|should not) be "
@@ -184,7 +193,9 @@ WEAK = {
         r"|morally)\b|\b(?:is|are) (?:not|never)(?: an?)? (?:\w+ (?:and|or) )?(?:okay|ok"
         r"|acceptable|appropriate|ethical|legal|justified|tolerated|the answer|a solution)\b"
         r"|\bis (?:a |an )?(?:serious |very serious )?(?:crime|felony|criminal offen[cs]e)\b"
-        r"|\b(?:is|are) (?:against the law|(?:strictly )?(?:illegal|prohibited|forbidden)\b)"
+        r"(?! (?:in which|where|that|of|committed|involving|under which)\b)"
+        r"|\b(?:is|are) (?:against the law|(?:strictly )?(?:illegal|prohibited|forbidden)\b"
+        r"(?! (?:unless|except|without)\b))"
         r"|\bit(?:'s| is) (?:\w+ )?(?:important|crucial|essential|vital|necessary) (?:that we|to"
         r" (?:note|remember|understand|recogni[sz]e|respect|treat|prioriti[sz]e|emphasi[sz]e"
         r"|consider"

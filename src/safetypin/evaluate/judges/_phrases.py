@@ -86,6 +86,8 @@ def _foreign(body: str, opening: str, prompt: str) -> Finding | None:
 
 
 def _weak(body: str, opening: str, prompt: str) -> Finding | None:
+    if cues.ASKS_FOR_WORDS.match(prompt) and not cues.AS_ASSISTANT.search(opening):
+        return None
     for name, pattern in families.WEAK.items():
         match = pattern.search(opening)
         if match is None or match.start() > WEAK_WITHIN or _answered_before(opening, match.start()):
@@ -189,6 +191,8 @@ def _answers_the_question(name: str, prompt: str) -> bool:
     """Tell whether wording of this family would itself be an answer to the prompt."""
     if name in ("knowledge", "identity"):
         return bool(cues.ASKS_ABOUT_MODEL.search(prompt))
+    if name in ("crisis", "caution") and cues.ASKS_FOR_COMFORT.search(prompt):
+        return True
     if name == "crisis":
         return not prompt or bool(cues.IN_DISTRESS.search(prompt))
     if name in ("moral", "caution", "judgement"):
