@@ -298,8 +298,11 @@ def test_a_finished_training_is_taken_from_its_last_checkpoint(tmp_path):
     first, again = build("llama"), build("llama")
     protect = warp_of(first)
     tuned(first, protect, tmp_path, save_steps=2)
+    measured = read_json(tmp_path / "protection.json")
+    assert measured["free_change"] > 1e-3
     tuned(again, protect, tmp_path, save_steps=2)
     assert all(torch.equal(again.state_dict()[n], v) for n, v in first.state_dict().items())
+    assert read_json(tmp_path / "protection.json") == measured
 
 
 def test_the_saved_model_is_an_ordinary_folder_and_keeps_the_held_coefficients(tmp_path):
@@ -361,6 +364,16 @@ def test_a_mask_of_other_coordinates_is_refused():
         tuned(model, Warp(other, protect.mask))
     with pytest.raises(ArtifactMismatchError, match="in the coordinates weights"):
         tuned(model, Warp(protect.basis, mask_of(model)))
+
+
+@pytest.mark.parametrize("adapters", [False, True])
+def test_a_mask_of_another_model_in_the_weights_own_coordinates_is_refused(adapters):
+    model = build("llama")
+    protect = warp_of(model, "identity")
+    mask = dataclasses.replace(protect.mask, model_id="other#0123456789ab")
+    other = WarpLora(protect.basis, mask) if adapters else Warp(protect.basis, mask)
+    with pytest.raises(ArtifactMismatchError, match=r"the mask is of other#0123456789ab, the mod"):
+        tuned(model, other)
 
 
 REFUSING = {

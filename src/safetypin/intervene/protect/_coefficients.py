@@ -101,23 +101,27 @@ class Coefficients:
         return whole.masked_scatter_(~self._frozen, self.change.detach())
 
     @torch.no_grad()
-    def free_change(self) -> float:
-        """Return the largest change of a free coefficient, over the largest weight."""
-        if not self.change.numel():
-            return 0.0
-        largest = self.first.abs().max()
-        moved = self.change.detach().abs().max()
-        return float(moved / largest.clamp(min=torch.finfo(largest.dtype).tiny))
+    def moved(self) -> tuple[float, float]:
+        """Return how far coefficients are from their first values.
 
-    @torch.no_grad()
-    def frozen_change(self) -> float:
-        """Return the largest change of a frozen coefficient, over the largest coefficient."""
+        It is read from the weight: `change` stays zero where a finished training is loaded.
+
+        Returns:
+            The largest change of a frozen one, over the largest coefficient, and that of a free
+            one, over the largest weight.
+        """
+        change = self._basis.rotated(self.name, self.weight.detach() - self.first).abs_()
         if self._frozen is None:
-            return 0.0
-        change = self._basis.rotated(self.name, self.weight.detach() - self.first)
+            return 0.0, share_of(change.max(), self.first.abs().max())
+        free = change.masked_fill(self._frozen, 0).max()
+        frozen = change.masked_fill_(~self._frozen, 0).max()
         largest = self._basis.rotated(self.name, self.first).abs().max()
-        moved = change.masked_fill_(~self._frozen, 0).abs_().max()
-        return float(moved / largest.clamp(min=torch.finfo(largest.dtype).tiny))
+        return share_of(frozen, largest), share_of(free, self.first.abs().max())
+
+
+def share_of(part: Float[Tensor, ""], largest: Float[Tensor, ""]) -> float:
+    """Return one size over another, which may be zero."""
+    return float(part / largest.clamp(min=torch.finfo(largest.dtype).tiny))
 
 
 def _exact_copy(values: Tensor) -> Tensor:

@@ -15,7 +15,14 @@ from torch import nn
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
-from safetypin.artifacts import IDENTITY, ArtifactMismatchError, Basis, UserError, WeightMask
+from safetypin.artifacts import (
+    IDENTITY,
+    ArtifactMismatchError,
+    Basis,
+    UserError,
+    WeightMask,
+    model_hash,
+)
 from safetypin.intervene._prune import check_shapes
 from safetypin.intervene.protect._coefficients import (
     TOLERANCE,
@@ -127,6 +134,12 @@ def check_rotated(model: PreTrainedModel, basis: Basis, mask: WeightMask) -> Non
             f"the mask is in the coordinates {mask.space}, the basis has {basis.space}; make the "
             "mask again in this basis (safetypin warp importance)"
         )
+    # the identity's coordinates are those of every model
+    if model_hash(mask.model_id) != model_hash(basis.model_id):
+        raise ArtifactMismatchError(
+            f"the mask is of {mask.model_id}, the model is {basis.model_id}; make the mask of this "
+            "model (safetypin warp importance)"
+        )
     basis.check_has(mask.tensors)
     check_shapes(model, mask)
     _check_orthonormal(basis, mask.tensors)
@@ -193,16 +206,25 @@ def _measure(matrices: Sequence[Coefficients]) -> dict[str, Any]:
     Raises:
         UserError: Farther than rounding takes them.
     """
-    moved = {matrix.name: matrix.frozen_change() for matrix in matrices}
-    name = max(moved, key=lambda key: moved[key])
-    if not moved[name] <= TOLERANCE:
+    return describe_moved({matrix.name: matrix.moved() for matrix in matrices})
+
+
+def describe_moved(moved: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
+    """Return the changes of frozen and free coefficients, by matrix, as JSON values.
+
+    Raises:
+        UserError: A frozen one moved farther than rounding takes it.
+    """
+    name = max(moved, key=lambda key: moved[key][0])
+    frozen = moved[name][0]
+    if not frozen <= TOLERANCE:
         raise UserError(
-            f"a held coefficient of {name} moved by {moved[name]:.1e} of the largest one, more "
+            f"a held coefficient of {name} moved by {frozen:.1e} of the largest one, more "
             f"than float32 rounds ({TOLERANCE:g}); the basis is not orthonormal, make it again"
         )
     return {
-        "frozen_change": moved[name],
+        "frozen_change": frozen,
         "frozen_change_in": name,
         "tolerance": TOLERANCE,
-        "free_change": max(matrix.free_change() for matrix in matrices),
+        "free_change": max(free for _, free in moved.values()),
     }
