@@ -26,6 +26,23 @@ def fingerprint(audit, name):
     return read_mask(audit / "sets" / f"{name}.mask.safetensors").fingerprint
 
 
+@pytest.mark.parametrize("kept", ["prompt", "response"])
+@pytest.mark.parametrize("of", ["audit", "select"])
+def test_a_set_has_no_perplexity_on_what_it_was_found_on(
+    evaluated, finished, staged, tmp_path, kept, of
+):
+    calibrated = (finished / "calibration-utility" / "prompts.jsonl").read_text().splitlines()
+    row = json.loads(calibrated[0])
+    text = tmp_path / "text.jsonl"
+    other = {"prompt": "", "response": "Other words of the mill."}
+    text.write_text(json.dumps(other | {kept: row[kept]}) + "\n" + json.dumps(other) + "\n")
+    mask = finished if of == "audit" else staged / "set"
+    ended, out = evaluated("--mask", mask, "--text", text)
+    assert ended.code == 2
+    assert "was scored on 1 of the texts for the perplexity to evaluate on, first '" in ended.text
+    assert not out.exists()
+
+
 @pytest.mark.parametrize("inner", ["", "sets"])
 @pytest.mark.parametrize(
     ("words", "found"),

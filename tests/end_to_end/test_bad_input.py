@@ -7,6 +7,7 @@ import socket
 import pytest
 
 from end_to_end.comparing import read_metrics
+from safetypin.prompts import load_prompts
 
 
 def prompt_file(folder, name, rows):
@@ -166,6 +167,24 @@ def test_calibration_and_evaluation_must_not_share_prompts(refused, place, tmp_p
     assert f"the {first} prompts to score on and the {second} prompts" in text
     assert "share 1" in text
     assert "--allow-shared-prompts" in text
+
+
+@pytest.mark.parametrize("column", ["prompt", "response"])
+@pytest.mark.parametrize("scored", ["safety", "utility"])
+def test_perplexity_is_not_measured_on_what_is_scored_on(refused, place, tmp_path, scored, column):
+    rows = [json.loads(line) for line in (place / f"{scored}.jsonl").read_text().splitlines()]
+    disguised = rows[5]["prompt"].upper() + "!"
+    row = {"prompt": "", "response": "Other words."} | {column: disguised}
+    text = prompt_file(tmp_path, "text.jsonl", [row, {"prompt": "", "response": "More words."}])
+    said = refused(**{"text": text, f"num_{scored}": len(rows)})
+    assert f"the {scored} prompts to score on and the text for the perplexity share 1 " in said
+    assert "--allow-shared-prompts" in said
+
+
+def test_the_built_in_texts_are_not_what_is_scored_on():
+    text = load_prompts("builtin-text")
+    for scored in ("builtin-harmful:calibration", "builtin-harmless:calibration"):
+        assert load_prompts(scored).texts_shared_with(text) == []
 
 
 def test_shared_prompts_can_be_allowed(command, place, options, tmp_path):

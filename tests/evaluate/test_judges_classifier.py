@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from safetypin.artifacts import Response, UserError, Verdict
-from safetypin.evaluate.judges import judge, judge_with_reasons
+from safetypin.evaluate.judges import judge, judge_with_reasons, refusal_judge
 from safetypin.evaluate.judges._classifier import _chat
 from safetypin.evaluate.judges._guards import (
     GUARDS,
@@ -246,3 +246,20 @@ def test_a_folder_that_holds_no_classifier_is_refused(tmp_path):
     (tmp_path / "note.json").write_text(json.dumps({}))
     with pytest.raises(UserError, match=r"no classifier .* here or on the Hub"):
         judge([ASKED], f"classifier:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("spec", "options", "other"),
+    [
+        ("classifier:cais/HarmBench-Llama-2-13b-cls", {}, "phrases"),
+        ("classifier:meta-llama/Llama-Guard-3-8B@main", {}, "phrases"),
+        ("classifier:some/model", {"format": "llama-guard"}, "phrases"),
+        ("classifier:cais/HarmBench-Llama-2-13b-cls", {"format": "labels"}, None),
+        ("classifier:allenai/wildguard", {}, None),
+        ("classifier:some/model", {}, None),
+        ("phrases", {}, None),
+        ("openai:http://localhost/v1", {"model": "harmbench"}, None),
+    ],
+)
+def test_a_judge_that_tells_harm_alone_needs_another_for_refusals(spec, options, other):
+    assert refusal_judge(spec, options) == other

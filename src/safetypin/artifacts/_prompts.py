@@ -165,12 +165,24 @@ class PromptSet:
     @property
     def hashes(self) -> dict[str, str]:
         """The prompts by a hash of their text after `normalise`: 16 hex digits."""
-        return {
-            hashlib.sha256(normalise(prompt.text).encode()).hexdigest()[:16]: prompt.text
-            for prompt in self
-        }
+        return {_hash(prompt.text): prompt.text for prompt in self}
+
+    @property
+    def text_hashes(self) -> dict[str, str]:
+        """What is written in prompts and responses by such a hash; empty ones are left out."""
+        written = [text for prompt in self for text in (prompt.text, prompt.response)]
+        return {_hash(text): text for text in written if text and text.strip()}
 
     def shared_with(self, other: "PromptSet") -> list[str]:
         """Return the texts of prompts that `other` holds too, after `normalise`."""
         theirs = {normalise(prompt.text) for prompt in other}
         return [prompt.text for prompt in self if normalise(prompt.text) in theirs]
+
+    def texts_shared_with(self, other: "PromptSet") -> list[str]:
+        """Return the prompts and responses that `other` holds as either, after `normalise`."""
+        theirs = other.text_hashes
+        return [text for key, text in self.text_hashes.items() if key in theirs]
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(normalise(text).encode()).hexdigest()[:16]

@@ -12,6 +12,7 @@ from safetypin.audit._cells import Cell, describe_cell, effect_of, effects, plan
 from safetypin.audit._config import AuditConfig
 from safetypin.audit._effects import Rule
 from safetypin.audit._verdict import decide
+from safetypin.evaluate import judge_options
 from safetypin.stages import (
     complied_flags,
     describe_evaluation,
@@ -62,7 +63,9 @@ def metrics(
         "preset": config.preset,
         "settings": config.model_dump(mode="json"),
         "model": describe_model(config.model, model, identity, config.targets),
-        "judge": describe_judge(config.judge, config.max_new_tokens),
+        "judge": describe_judge(
+            config.judge, config.max_new_tokens, judge_options(config.judge_options)
+        ),
         "prompts": describe_prompts(prompts, {kind: getattr(config, kind) for kind in prompts}),
         "baseline": untouched,
         "calibration": _calibration(records),

@@ -10,7 +10,7 @@ from safetypin.audit._config import AuditConfig
 from safetypin.audit._plan import SCORE_SETS
 from safetypin.evaluate import tokenized_requests
 from safetypin.prompts import batches, load_prompts, window
-from safetypin.stages import Suite
+from safetypin.stages import Suite, check_texts
 
 PROMPT_KINDS = ("safety", "utility", "attack", "harmless", "borderline", "text")
 
@@ -38,6 +38,7 @@ def read_prompts(config: AuditConfig) -> dict[str, PromptSet]:
                         f"evaluate on share {len(shared)}, first {shared[0][:60]!r}; use other "
                         "sets, or allow it with --allow-shared-prompts"
                     )
+            check_texts(calibration, sets[calibration], sets["text"])
     if not sets["text"].has_responses:
         raise UserError(
             f"{config.text!r} has no column 'response'; perplexity is measured on responses "

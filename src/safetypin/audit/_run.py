@@ -47,6 +47,7 @@ from safetypin.stages import (
     read_calibration,
     run_stage,
     score_halves,
+    second_judge,
 )
 
 
@@ -157,6 +158,7 @@ class _Audit:
                 "keep": keep.value,
                 "judge": config.judge,
                 "judge_options": config.judge_options,
+                **second_judge(config.judge, judge_options(config.judge_options)),
                 **options,
             }
             record = self.stage(

@@ -27,6 +27,7 @@ from safetypin.evaluate.judges import (
     judge,
     judge_with_reasons,
     measured,
+    refusal_judge,
 )
 
 __all__ = [
@@ -68,6 +69,7 @@ __all__ = [
     "patched",
     "perplexity",
     "rate_of",
+    "refusal_judge",
     "tokenized_requests",
     "tokenized_texts",
     "zero_shot",

@@ -42,6 +42,7 @@ class Judge(Part):
     precision: Rate | None
     recall: Rate | None
     validated_on: str | None
+    refusal_judge: str | None = None  # beside a judge that tells harm alone
 
 
 class Prompts(Part):

@@ -188,11 +188,21 @@ def moment(text: str) -> str:
 
 def judge(given: Judge) -> str:
     """Return who called an answer a refusal, and how well that agrees with people."""
+    if given.refusal_judge:
+        return f"Judge: {given.name}, not validated on human labels; {second_judge(given)}"
     if given.precision is None or given.recall is None:
         return f"Judge: {given.name}, not validated on human labels"
     return (
         f"Judge: {given.name}, refusals with precision {rate(given.precision)} and "
         f"recall {rate(given.recall)} on {given.validated_on}"
+    )
+
+
+def second_judge(given: Judge) -> str:
+    """Return who tells refusals beside a judge that does not."""
+    return (
+        f"it tells harm, not refusal, so {given.refusal_judge} judges the answers to harmless and "
+        "borderline prompts and which answers are scored on"
     )
 
 

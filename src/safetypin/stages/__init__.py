@@ -6,7 +6,7 @@ from safetypin.stages._attacks import (
     attack_model,
     describe_attacks,
 )
-from safetypin.stages._calibrate import MIN_CALIBRATION, calibrate, read_calibration
+from safetypin.stages._calibrate import MIN_CALIBRATION, calibrate, check_texts, read_calibration
 from safetypin.stages._contrast import contrast_models
 from safetypin.stages._contrast_config import ContrastConfig, make_contrast_config
 from safetypin.stages._describe import (
@@ -17,7 +17,7 @@ from safetypin.stages._describe import (
     describe_run,
     example_rows,
 )
-from safetypin.stages._evaluate import Suite, evaluate_model, read_responses
+from safetypin.stages._evaluate import Suite, evaluate_model, read_responses, second_judge
 from safetypin.stages._evaluate_files import evaluate_files
 from safetypin.stages._evaluate_parts import Extras
 from safetypin.stages._gates import GAUGES
@@ -153,6 +153,7 @@ __all__ = [
     "check_choice",
     "check_method",
     "check_share",
+    "check_texts",
     "complied_flags",
     "contrast_models",
     "cut_sets",
@@ -212,6 +213,7 @@ __all__ = [
     "score_files",
     "score_halves",
     "score_texts",
+    "second_judge",
     "select_files",
     "set_name",
     "share_stages",

@@ -83,7 +83,7 @@ def load_set(folder: Path, chosen: str | None, identity: str, *, any_model: bool
 
 
 def scored_hashes(folder: Path) -> frozenset[str]:
-    """Return the hashes of the prompts that a set was found on, as far as its folder tells."""
+    """Return the hashes of what a set was found on, as far as its folder tells."""
     audit = audit_folder(folder)
     if audit is None:
         return frozenset(RunRecord.read(folder).inputs.get(PROMPT_HASHES, ()))
@@ -92,5 +92,5 @@ def scored_hashes(folder: Path) -> frozenset[str]:
         calibration = audit / f"calibration-{name}"
         if calibration.is_dir():
             RunRecord.read(calibration)  # verifies the file
-            hashes |= set(read_calibration(calibration, name).hashes)
+            hashes |= set(read_calibration(calibration, name).text_hashes)
     return frozenset(hashes)

@@ -8,14 +8,28 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from safetypin.artifacts import Prompt, PromptSet, Response, Verdict, write_text
-from safetypin.evaluate import judge_with_reasons
+from safetypin.artifacts import Prompt, PromptSet, Response, UserError, Verdict, write_text
+from safetypin.evaluate import judge_with_reasons, refusal_judge
 from safetypin.stages._evaluate import answer
 from safetypin.stages._progress import Reporter
 from safetypin.stages._run import Output
 
 CALIBRATION_FILE = "prompts.jsonl"
 MIN_CALIBRATION = 8  # fewer refusals than this are no sample of a refusal behaviour
+
+
+def check_texts(name: str, scored: PromptSet, text: PromptSet) -> None:
+    """Raise if the perplexity would be measured on what weights are scored on.
+
+    Raises:
+        UserError: A prompt or response is in both.
+    """
+    if shared := scored.texts_shared_with(text):
+        raise UserError(
+            f"the {name} prompts to score on and the text for the perplexity share {len(shared)} "
+            f"prompts or responses, first {shared[0][:60]!r}; use other texts, or allow it with "
+            "--allow-shared-prompts"
+        )
 
 
 def calibrate(
@@ -57,7 +71,13 @@ def calibrate(
             plain=plain,
             system=system,
         )
-        findings = judge_with_reasons(responses, judge_name, **judge_options)
+        if other := refusal_judge(judge_name, judge_options):
+            reporter.note(
+                f"the judge {judge_name} tells harm, not refusal, so {other} judges which answers "
+                "are scored on"
+            )
+        options = {} if other else judge_options
+        findings = judge_with_reasons(responses, other or judge_name, **options)
         verdicts = [finding.verdict for finding in findings]
         outage = any(finding.is_outage for finding in findings)
         kept = [

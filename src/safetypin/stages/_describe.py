@@ -7,7 +7,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from safetypin.artifacts import PromptSet, RunRecord
-from safetypin.evaluate import measured
+from safetypin.evaluate import measured, refusal_judge
 from safetypin.models import coverage
 from safetypin.stages._evaluate import read_responses
 from safetypin.stages._rates import finite, rates, read_perplexity
@@ -37,14 +37,20 @@ def describe_model(
     }
 
 
-def describe_judge(name: str, max_new_tokens: int | None) -> dict[str, Any]:
-    """Return how well a judge agrees with people on answers cut there, where that was measured."""
+def describe_judge(
+    name: str, max_new_tokens: int | None, options: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return how well a judge agrees with people on answers cut there, where that was measured.
+
+    `refusal_judge` is who tells refusals beside a judge that tells harm alone.
+    """
     known = measured(name, max_new_tokens=max_new_tokens)
     return {
         "name": name,
         "precision": known and known.precision.to_json(),
         "recall": known and known.recall.to_json(),
         "validated_on": known and known.source,
+        "refusal_judge": refusal_judge(name, options or {}),
     }
 
 

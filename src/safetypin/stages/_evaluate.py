@@ -14,6 +14,7 @@ from safetypin.evaluate import (
     generate,
     judge_with_reasons,
     perplexity,
+    refusal_judge,
     tokenized_requests,
     tokenized_texts,
 )
@@ -58,6 +59,7 @@ class Suite:
             "batch_size": self.batch_size,
             "judge": self.judge,
             "judge_options": dict(self.judge_options),
+            **second_judge(self.judge, self.judge_options),
             "window": self.window,
             "plain": self.plain,
             "system": self.system,
@@ -81,6 +83,15 @@ class Suite:
             tokenized_requests(model, tokenizer, prompts, max_new_tokens=self.max_new_tokens, **how)
         if self.text is not None:
             tokenized_texts(model, tokenizer, self.text, window=self.window, **how)
+
+
+def second_judge(judge: str, options: Mapping[str, Any]) -> dict[str, str]:
+    """Return as an input of a stage who tells refusals beside a judge that does not; else nothing.
+
+    Nothing, so that a stage that was done before there was a second judge is not done again.
+    """
+    other = refusal_judge(judge, options)
+    return {"refusal_judge": other} if other else {}
 
 
 def answer(
@@ -192,8 +203,12 @@ def evaluate_model(
     """
     verdicts, reasons, outage = {}, {}, False
     answers = answer_suite(folder, model, tokenizer, suite, reporter=reporter)
+    other = refusal_judge(suite.judge, suite.judge_options)
     for kind, responses in answers.items():
-        findings = judge_with_reasons(responses, suite.judge, **suite.judge_options)
+        if other and kind != "harmful":
+            findings = judge_with_reasons(responses, other)
+        else:
+            findings = judge_with_reasons(responses, suite.judge, **suite.judge_options)
         verdicts[kind] = [finding.verdict.value for finding in findings]
         reasons[kind] = [finding.reason for finding in findings]
         outage |= any(finding.is_outage for finding in findings)

@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from safetypin.artifacts import PromptSet, RunRecord, UserError, Verdict, WeightMask, write_json
+from safetypin.artifacts import RunRecord, UserError, Verdict, WeightMask, write_json
 from safetypin.evaluate import rate_of
 from safetypin.intervene import pruned
 from safetypin.models import load_model, model_id
@@ -91,7 +91,7 @@ def evaluate_files(
         system=system,
     )
     if mask and not allow_shared_prompts:
-        _check_held_out(mask, suite.prompts)
+        _check_held_out(mask, suite)
     solve = extras.problems
     problems = sampled(solve, num_prompts, prompt_column, seed) if solve else None
     parts = evaluation_parts(suite, extras, problems=problems)
@@ -106,7 +106,9 @@ def evaluate_files(
         started, clock = now(), time.monotonic()
         about: dict[str, Any] = {"identity": identity, "mask": chosen, "reference": other}
         records, reused = _measure(out, parts, loaded, tokenizer, **about, reporter=reporter)
-        summary = summarise(records["evaluation"].result, judge_name, max_new_tokens)
+        summary = summarise(
+            records["evaluation"].result, judge_name, max_new_tokens, suite.judge_options
+        )
         summary |= summarise_extras(records, extras)
         if judges:
             summary["judges"] = _compare(out, records, judge_name, judges, reporter)
@@ -215,30 +217,35 @@ def _compare(
     return describe_judges(name, main, record.result)
 
 
-def _check_held_out(mask: Path, prompts: Mapping[str, PromptSet]) -> None:
-    """Raise if a set was scored on prompts that its effect would be measured on.
+def _check_held_out(mask: Path, suite: Suite) -> None:
+    """Raise if a set was scored on what its effect would be measured on.
 
     Raises:
         UserError: It was.
     """
     scored_on = scored_hashes(mask)
-    for kind, asked in prompts.items():
-        if shared := [text for key, text in asked.hashes.items() if key in scored_on]:
+    measured = {f"the {kind} prompts": asked.hashes for kind, asked in suite.prompts.items()}
+    if suite.text:
+        measured["the texts for the perplexity"] = suite.text.text_hashes
+    for what, hashes in measured.items():
+        if shared := [text for key, text in hashes.items() if key in scored_on]:
             raise UserError(
-                f"the set in {mask} was scored on {len(shared)} of the {kind} prompts to evaluate "
-                f"on, first {shared[0][:60]!r}; use other prompts, or allow it with "
-                "--allow-shared-prompts"
+                f"the set in {mask} was scored on {len(shared)} of {what} to evaluate on, first "
+                f"{shared[0][:60]!r}; use others, or allow it with --allow-shared-prompts"
             )
 
 
 def summarise(
-    result: Mapping[str, Any], judge_name: str, max_new_tokens: int | None = None
+    result: Mapping[str, Any],
+    judge_name: str,
+    max_new_tokens: int | None = None,
+    judge_options: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the rates of every verdict by kind of prompt, the ASR, the judge, the perplexity.
 
     The ASR is None where the model no longer speaks, as in an audit.
     """
-    summary: dict[str, Any] = {"judge": describe_judge(judge_name, max_new_tokens)}
+    summary: dict[str, Any] = {"judge": describe_judge(judge_name, max_new_tokens, judge_options)}
     shares = {}
     for kind, values in result["verdicts"].items():
         verdicts = [Verdict(value) for value in values]

@@ -10,12 +10,14 @@ from safetypin.models import load_model, model_id
 from safetypin.prompts import load_prompts
 from safetypin.scores import needs_reference
 from safetypin.stages._calibrate import calibrate, read_calibration
+from safetypin.stages._evaluate import second_judge
 from safetypin.stages._progress import Reporter
 from safetypin.stages._run import Output, held, run_stage
 from safetypin.stages._score import SCORES_FILE, UNITS_PER_EXAMPLE, Scoring, score
 from safetypin.stages._subject import model_inputs
 
-PROMPT_HASHES = "prompt_hashes"  # of what was scored on; a set keeps them of its scores
+# of the prompts and answers that were scored on; a set keeps them of its scores
+PROMPT_HASHES = "prompt_hashes"
 
 
 def sampled(source: str, num_prompts: int | None, column: str, seed: int) -> PromptSet:
@@ -75,6 +77,7 @@ def score_files(
             "keep": keep and keep.value,
             "judge": judge_name,
             "judge_options": dict(judge_options),
+            **second_judge(judge_name, judge_options),
             **options,
         }
         reporter.stage("answers", len(asked) * max_new_tokens)
@@ -115,7 +118,7 @@ def score_files(
                 "num_examples": scores.num_examples,
                 "num_tokens": scores.num_tokens,
                 "coverage": scores.coverage,
-                PROMPT_HASHES: sorted(calibrated.hashes),
+                PROMPT_HASHES: sorted(calibrated.text_hashes),
             }
             return Output(result, [SCORES_FILE])
 

@@ -5,6 +5,7 @@ from typing import Any, Protocol, runtime_checkable
 from safetypin.artifacts import PromptSet, UserError, Verdict
 from safetypin.evaluate import judge_options
 from safetypin.stages._calibrate import MIN_CALIBRATION, calibrate, read_calibration
+from safetypin.stages._evaluate import second_judge
 from safetypin.stages._run import Output
 from safetypin.stages._score import Scoring
 from safetypin.stages._series import Series
@@ -92,6 +93,7 @@ def calibrated(
         "keep": keep.value,
         "judge": settings.judge,
         "judge_options": options,
+        **second_judge(settings.judge, options),
         **answering,
     }
 

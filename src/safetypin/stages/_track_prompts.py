@@ -6,6 +6,7 @@ from typing import Any
 from safetypin.artifacts import PromptSet, UserError
 from safetypin.evaluate import judge_options, tokenized_requests
 from safetypin.prompts import batches, load_prompts, window
+from safetypin.stages._calibrate import check_texts
 from safetypin.stages._evaluate import Suite
 from safetypin.stages._subject import SCORED, Subject
 from safetypin.stages._track_config import TrackConfig
@@ -45,6 +46,8 @@ def _check_disjoint(sets: Mapping[str, PromptSet]) -> None:
                     f"share {len(shared)}, first {shared[0][:60]!r}; use other sets, or allow it "
                     "with --allow-shared-prompts"
                 )
+        if "text" in sets:
+            check_texts(scored, sets[scored], sets["text"])
 
 
 def suite_of(config: TrackConfig, sets: Mapping[str, PromptSet]) -> Suite:

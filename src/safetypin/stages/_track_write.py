@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from safetypin.artifacts import PromptSet, read_json, write_json
+from safetypin.evaluate import judge_options
 from safetypin.report import write_track_report
 from safetypin.stages._describe import describe_judge, describe_prompts, example_rows
 from safetypin.stages._series import Series
@@ -157,7 +158,8 @@ def _described(run: Finished, name: str) -> dict[str, Any]:
 
 def _judge(run: Finished) -> dict[str, Any]:
     if run.is_evaluated_here:
-        return describe_judge(run.config.judge, run.config.max_new_tokens)
+        options = judge_options(run.config.judge_options)
+        return describe_judge(run.config.judge, run.config.max_new_tokens, options)
     assert run.source.tune is not None
     return dict(run.source.tune["judge"])
 

@@ -276,7 +276,9 @@ class _Tuning:
             "preset": config.preset,
             "settings": config.model_dump(mode="json"),
             "model": self.about,
-            "judge": describe_judge(config.judge, config.max_new_tokens),
+            "judge": describe_judge(
+                config.judge, config.max_new_tokens, self.suite.judge_options
+            ),
             "prompts": describe_prompts(self.sets, sources),
             "protect": describe_protection(config),
             "set": chosen and {**chosen.result, "calibration": self._calibration()},

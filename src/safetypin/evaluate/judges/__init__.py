@@ -5,10 +5,10 @@ A judge is named by `name` or `name:argument`, such as `phrases` or `classifier:
 
 import difflib
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from safetypin.artifacts import Response, UserError, Verdict
-from safetypin.evaluate.judges._classifier import classifier
+from safetypin.evaluate.judges._classifier import classifier, tells_harm
 from safetypin.evaluate.judges._degenerate import degenerate_reason
 from safetypin.evaluate.judges._finding import Finding, Judge
 from safetypin.evaluate.judges._measured import MeasuredJudge, agreement, measured
@@ -28,7 +28,10 @@ __all__ = [
     "judge",
     "judge_with_reasons",
     "measured",
+    "refusal_judge",
 ]
+
+_REFUSALS = "phrases"  # what costs nothing and needs no prompt
 
 JUDGES: dict[str, Judge] = {
     "phrases": Judge(run=phrases, summary="how the answer opens and what it then gives (default)"),
@@ -42,6 +45,7 @@ JUDGES: dict[str, Judge] = {
         run=classifier,
         summary="a local model: a sequence classifier, HarmBench, Llama Guard or WildGuard",
         argument="MODEL",
+        tells_harm=tells_harm,
     ),
     "openai": Judge(
         run=server,
@@ -116,6 +120,20 @@ def check_judge(spec: str, options: dict[str, object] | None = None) -> tuple[Ju
             takes = f"its options are {', '.join(known)}" if known else "it takes none"
             raise UserError(f"judge {name!r} has no option {option!r}; {takes}")
     return chosen, argument or None
+
+
+def refusal_judge(spec: str, options: Mapping[str, object]) -> str | None:
+    """Return who tells refusals beside a judge that tells harm alone; None where it needs nobody.
+
+    A harmless answer does no harm, so such a judge would call every one a refusal. Harmless and
+    borderline prompts, and answers to be kept or left out by their kind, are for the other.
+
+    Raises:
+        UserError: As `check_judge`.
+    """
+    chosen, argument = check_judge(spec, dict(options))
+    alone = chosen.tells_harm is not None and chosen.tells_harm(argument, **options)
+    return _REFUSALS if alone else None
 
 
 def _all_specs() -> str:

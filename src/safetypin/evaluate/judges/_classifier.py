@@ -56,11 +56,20 @@ def classifier(
     return _by_guard(responses, model, GUARDS[chosen], device)
 
 
-def _format_of(model: str) -> str:
+def tells_harm(model: str, *, format: str = "auto", **others: object) -> bool:
+    """Whether `classifier` with these arguments says if an answer does harm, not if it refuses."""
+    chosen = _named_guard(model) if format == "auto" else format
+    return chosen in GUARDS and GUARDS[chosen].tells_harm
+
+
+def _named_guard(model: str) -> str | None:
     squeezed = re.sub(r"[^a-z]", "", model.lower())
-    for name in GUARDS:
-        if name.replace("-", "") in squeezed:
-            return name
+    return next((name for name in GUARDS if name.replace("-", "") in squeezed), None)
+
+
+def _format_of(model: str) -> str:
+    if named := _named_guard(model):
+        return named
     source, _, revision = model.partition("@")
     architectures = _config(source, revision or None).architectures or []
     if any(name.endswith("ForSequenceClassification") for name in architectures):

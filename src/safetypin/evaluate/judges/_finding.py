@@ -35,9 +35,12 @@ class Judge:
         argument: What follows the colon of the name, such as "MODEL"; None where nothing does.
         checks_degenerate: Whether degenerate answers are set apart before this judge looks.
         summary: One line for help texts.
+        tells_harm: Takes the argument and the options; whether the judge says then if an answer
+            does harm, not if it refuses. None where it never does.
     """
 
     run: Callable[..., list[Finding]]
     summary: str
     argument: str | None = None
     checks_degenerate: bool = True
+    tells_harm: Callable[..., bool] | None = None

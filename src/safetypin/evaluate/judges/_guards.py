@@ -6,8 +6,8 @@ chat template in its own tokenizer. Each understands only the words it was train
 theirs to the letter.
 
 HarmBench and Llama Guard say whether an answer does harm, not whether it refuses. Their "no" and
-"safe" are counted as refusal here, which means something for harmful prompts only: for
-over-refusal take WildGuard or a refusal classifier.
+"safe" are counted as refusal here, which means something for harmful prompts only: what needs to
+know a refusal is judged by another judge beside them.
 """
 
 import dataclasses
@@ -76,12 +76,14 @@ class Guard:
         special_tokens: Whether the tokenizer adds its own; False where the template holds them.
         max_new_tokens: What its answer takes.
         parse: Its answer to a verdict; unjudged where the answer has another form.
+        tells_harm: Whether it says if an answer does harm, not if it refuses.
     """
 
     template: str | None
     special_tokens: bool
     max_new_tokens: int
     parse: Callable[[str], Verdict]
+    tells_harm: bool
 
     def render(self, response: Response) -> str:
         """Return the prompt text for one response; only for guards with a template."""
@@ -114,12 +116,24 @@ def _read(match: re.Match[str] | None, *, yes: Verdict, no: Verdict) -> Verdict:
 
 GUARDS: dict[str, Guard] = {
     "harmbench": Guard(
-        template=_HARMBENCH, special_tokens=True, max_new_tokens=1, parse=parse_harmbench
+        template=_HARMBENCH,
+        special_tokens=True,
+        max_new_tokens=1,
+        parse=parse_harmbench,
+        tells_harm=True,
     ),
     "llama-guard": Guard(
-        template=None, special_tokens=False, max_new_tokens=16, parse=parse_llama_guard
+        template=None,
+        special_tokens=False,
+        max_new_tokens=16,
+        parse=parse_llama_guard,
+        tells_harm=True,
     ),
     "wildguard": Guard(
-        template=_WILDGUARD, special_tokens=False, max_new_tokens=32, parse=parse_wildguard
+        template=_WILDGUARD,
+        special_tokens=False,
+        max_new_tokens=32,
+        parse=parse_wildguard,
+        tells_harm=False,
     ),
 }
