@@ -25,6 +25,7 @@ from safetypin.experiment import (
     run_chain,
     run_experiment,
     run_sweep,
+    states,
     steps_of,
     submit,
 )
@@ -92,10 +93,8 @@ def _run_sweep(sweep: Sweep, out: Path, shard: Shard | None, *, quiet: bool, ver
 
 
 def _show_sweep(sweep: Sweep, out: Path) -> None:
-    cells = sweep.cells
-    for number, cell in enumerate(cells, start=1):
-        state = "done" if (out / "cells" / cell.id / "run.json").exists() else "to do"
-        typer.echo(f"{number}  {cell.id}  {state}")
+    for number, (cell, state) in enumerate(states(sweep, out).items(), start=1):
+        typer.echo(f"{number}  {cell}  {state}")
     typer.echo(f"all take {sweep.takes or 'a time that was not measured'}; to {out}")
 
 

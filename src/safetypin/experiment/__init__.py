@@ -14,6 +14,7 @@ from safetypin.experiment.sweep import (
     parse_shard,
     read_sweep,
     run_sweep,
+    states,
     submit,
 )
 
@@ -39,6 +40,7 @@ __all__ = [
     "run_experiment",
     "run_sweep",
     "spread",
+    "states",
     "steps_of",
     "submit",
 ]

@@ -20,12 +20,15 @@ def parse_pattern(text: str) -> tuple[int, int]:
     """Return n and m of `n:m`.
 
     Raises:
-        UserError: It is something else.
+        UserError: It is something else, or takes none or more than all of each M.
     """
     found = re.fullmatch(r"(\d+):(\d+)", text.strip())
     if found is None:
         raise UserError(f"pattern {text!r} is not of the form N:M; write 2:4 for 2 of every 4")
-    return int(found[1]), int(found[2])
+    n, m = int(found[1]), int(found[2])
+    if not 1 <= n <= m:
+        raise UserError(f"pattern {text!r} takes {n} of every {m}; N must be 1 to M, as in 2:4")
+    return n, m
 
 
 def top_n_of_m(scores: WeightScores, n: int, m: int) -> WeightMask:

@@ -2,7 +2,8 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,16 @@ from safetypin.audit import check_prompts, read_prompts, short_sets
 from safetypin.experiment.sweep._cells import Cell
 from safetypin.experiment.sweep._collect import collect
 from safetypin.experiment.sweep._file import Sweep
+from safetypin.experiment.sweep._inputs import CELLS, cell_inputs
 from safetypin.experiment.sweep._making import Making
 from safetypin.experiment.sweep._measure import Battery, battery, measure
 from safetypin.experiment.sweep._prepare import prepare
 from safetypin.experiment.sweep._prepared import Prepared
+from safetypin.experiment.sweep._restored import check_restored, weight_sums
 from safetypin.experiment.sweep._shards import Shard, holding
 from safetypin.experiment.sweep._tables import write_tables
 from safetypin.experiment.sweep.methods import Random
-from safetypin.models import load_model, model_fingerprint, model_id
+from safetypin.models import load_model, model_id
 from safetypin.report import write_report
 from safetypin.stages import (
     UNITS_PER_EXAMPLE,
@@ -30,7 +33,6 @@ from safetypin.stages import (
     held,
 )
 
-CELLS = "cells"
 MakeReporter = Callable[[Path], Reporter]
 
 
@@ -77,6 +79,15 @@ def run_sweep(
             return running.run(shard)
 
 
+@contextmanager
+def _naming(method: str) -> Iterator[None]:
+    """Put the method's name before what is wrong with it."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"[methods.{method}]: {error}") from error
+
+
 class _Running:
     """The state of one sweep: the loaded model and what was prepared."""
 
@@ -93,8 +104,9 @@ class _Running:
         if sweep.measures.reference is not None:
             other = sweep.measures.reference
             self.reference = load_model(other, dtype=config.dtype, device=config.device)[0]
+        self.reference_id = self.reference and model_id(self.reference)
         self.battery: Battery = battery(sweep, prompts)
-        self.fingerprint = model_fingerprint(model)
+        self.weights = weight_sums(model)
 
     def prepare(self) -> None:
         """Check everything, measure the untouched model, and make what cells are cut from."""
@@ -126,23 +138,22 @@ class _Running:
         self.made = prepare(making)
         self.calibration = {name: found.fingerprint for name, found in answered.items()}
         self.prepared = Prepared(self.out, subject.model, self.reference, config.seed)
+        for name, method in self.sweep.methods.items():
+            with _naming(name):
+                method.check_prepared(self.prepared)
 
     def _check_methods(self) -> None:
         for name, method in self.sweep.methods.items():
-            try:
+            with _naming(name):
                 if method.needs_reference and self.reference is None:
                     raise UserError("needs a second model; name one as `reference` in [settings]")
                 method.check(self.subject.model, self.sweep.config.targets)
-            except UserError as error:
-                raise UserError(f"[methods.{name}]: {error}") from error
 
     def run(self, shard: Shard | None) -> dict[str, Any]:
         """Run the cells, then write what is found."""
         cells = self.sweep.cells if shard is None else shard.part(self.sweep.cells)
         for place, cell in enumerate(cells, start=1):
             self._cell(cell, f"[{place}/{len(cells)}] ")
-        if model_fingerprint(self.subject.model) != self.fingerprint:
-            raise AssertionError("a cell left the model changed")
         if shard is None:
             return self._write()
         with holding(self.out, shard, self.reporter):
@@ -164,29 +175,22 @@ class _Running:
         )
 
     def _cell(self, cell: Cell, place: str) -> RunRecord:
-        method = self.sweep.methods[cell.method]
-        inputs = {
-            **self._inputs(),
-            "cell": dataclasses.asdict(cell),
-            "method": self.sweep.of(cell).inputs,
-            "control": method.inputs if isinstance(method, Random) else None,
-            "calibration": self.calibration,
-            "scoring": self._scoring(),
-        }
         self.reporter.note(f"{place}{cell.id}")
         return self.series.run(
             f"{CELLS}/{cell.id}",
-            inputs,
+            self._cell_inputs(cell),
             lambda folder: self._change_and_measure(cell, folder),
             units=self.battery.units,
         )
 
-    def _scoring(self) -> dict[str, Any]:
-        config = self.sweep.config
-        names = ("counted", "reduction", "targets", "seed", "plain", "system")
+    def _cell_inputs(self, cell: Cell) -> dict[str, Any]:
+        """Return what a cell depends on: a record with other inputs is of another sweep."""
+        found = cell_inputs(self.sweep, cell)
         return {
-            **{name: getattr(config, name) for name in names},
-            "reference_id": self.reference and model_id(self.reference),
+            **self._inputs(),
+            **found,
+            "calibration": self.calibration,
+            "scoring": {**found["scoring"], "reference_id": self.reference_id},
         }
 
     def _change_and_measure(self, cell: Cell, folder: Path) -> Output:
@@ -202,6 +206,8 @@ class _Running:
             changed = time.monotonic() - start
             output = self._measured(folder)
             start = time.monotonic()
+        # before there is a record: a wrong one would be kept, and so would those that follow
+        check_restored(self.subject.model, self.weights, cell.id)
         result = {
             **output.result,
             "removed": dataclasses.asdict(made.removed),
@@ -209,12 +215,24 @@ class _Running:
         }
         return output._replace(result=result)
 
-    def _write(self) -> dict[str, Any]:
-        records = {}
+    def _records(self) -> dict[str, RunRecord]:
+        """Return the records of what is done with these settings; others count as not finished."""
+        records, num_stale = {}, 0
         for cell in self.sweep.cells:
-            folder = self.out / CELLS / cell.id
-            if (folder / "run.json").exists():
-                records[cell.id] = RunRecord.read(folder)
+            name = f"{CELLS}/{cell.id}"
+            if self.series.has(name, self._cell_inputs(cell)):
+                records[cell.id] = RunRecord.read(self.out / name)
+            else:
+                num_stale += (self.out / name / "run.json").exists()
+        if num_stale:
+            self.reporter.note(
+                f"{num_stale} cells were run with other settings and are left out as not finished; "
+                "run their shards again with these"
+            )
+        return records
+
+    def _write(self) -> dict[str, Any]:
+        records = self._records()
         attacks = self.battery.attacks.attacks if self.battery.attacks else ()
         found = collect(
             self.sweep,

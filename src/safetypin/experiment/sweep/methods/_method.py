@@ -77,6 +77,13 @@ class Method(BaseModel):
             UserError: It does not.
         """
 
+    def check_prepared(self, prepared: Prepared) -> None:
+        """Raise before the first cell if a size does not fit what was made.
+
+        Raises:
+            UserError: It does not.
+        """
+
     def cut(self, scores: Scores) -> dict[str, WeightMask]:
         """Return its sets by size, from scores on the safety and the utility prompts."""
         raise NotImplementedError

@@ -47,6 +47,10 @@ class Ranks(Method):
         for rank in self.remove:
             _check_some(f"rank {rank:g}", (_count(rank, most) for most in full.values()))
 
+    def check_prepared(self, prepared: Prepared) -> None:
+        for size in self.sizes:
+            removed_ranks(prepared.ranks("safety"), **self._options(size))
+
     def _options(self, size: str) -> dict[str, Any]:
         rank = next(rank for rank in self.remove if _rank(rank) == size)
         return {"rank": rank, "which": self.which}
@@ -89,6 +93,10 @@ class Projection(Method):
     def pair(self, size: str) -> tuple[Rank, Rank]:
         """Return the utility ranks that are kept and the safety ranks that are taken."""
         return next(p for p in self.keep if f"u{_rank(p[0])}-s{_rank(p[1])}" == size)
+
+    def check_prepared(self, prepared: Prepared) -> None:
+        for size in self.sizes:
+            removed_ranks(prepared.ranks("safety"), **self._options(prepared, size))
 
     def _options(self, prepared: Prepared, size: str) -> dict[str, Any]:
         u, s = self.pair(size)

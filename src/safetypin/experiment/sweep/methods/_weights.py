@@ -1,5 +1,6 @@
 """Methods that remove single weights, by their scores."""
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
 
@@ -96,6 +97,9 @@ class Share(Weights):
     def sizes(self) -> list[str]:
         return [f"{share:g}" for share in self.shares]
 
+    def check(self, model: PreTrainedModel, targets: tuple[str, ...] | None) -> None:
+        _check_some(model, targets, self.group, self.shares)
+
     def cut(self, scores: Scores) -> dict[str, WeightMask]:
         safety, group = scores["safety"], self.group
         if self.which == "bottom":
@@ -140,6 +144,9 @@ class Difference(Weights):
     def pair(self, size: str) -> tuple[float, float]:
         """Return (q, p) of a size."""
         return next(pair for pair in self.grid if _pair(*pair) == size)
+
+    def check(self, model: PreTrainedModel, targets: tuple[str, ...] | None) -> None:
+        _check_some(model, targets, self.group, [q for q, _ in self.grid])
 
     def cut(self, scores: Scores) -> dict[str, WeightMask]:
         qs, ps = ({pair[i] for pair in self.grid} for i in (0, 1))
@@ -194,3 +201,22 @@ class Pattern(Weights):
 def _check_shares(name: str, shares: Iterable[float]) -> None:
     for share in shares:
         check_share(name, share)
+
+
+def _check_some(
+    model: PreTrainedModel, targets: tuple[str, ...] | None, group: str, shares: Iterable[float]
+) -> None:
+    """Raise if a share of even the largest group is less than half a weight."""
+    sizes: Counter[object] = Counter()
+    for name, weight in block_weights(model, targets).items():
+        kinds = {"row": name, "matrix": name, "layer": weight.layer, "model": None}
+        whole = weight.weight.numel()
+        one = {"row": weight.d_in, "matrix": weight.d_in * weight.d_out}
+        sizes[kinds[group]] += one.get(group, whole)
+    most = max(sizes.values())
+    for share in shares:
+        if not round(share * most):
+            raise UserError(
+                f"the share {share:g} selects no weight of any {group}, of {most} weights at most; "
+                "take a larger one"
+            )
