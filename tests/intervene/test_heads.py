@@ -325,3 +325,13 @@ def test_scores_and_sets_of_heads_come_back_from_files(tmp_path):
     sp.save(chosen, tmp_path / "heads")
     again = sp.load(tmp_path / "heads")
     assert (again.site, again.fingerprint) == ("head", chosen.fingerprint)
+
+
+def test_a_control_of_tied_heads_does_not_go_in_the_order_that_broke_the_ties():
+    # in that order the control would be the heads that just missed the set
+    scores = scores_of(*[[1.0] * 4] * 8)
+    shared = 0
+    for seed in range(100):
+        chosen, twice = (top_heads(scores, k, seed=seed) for k in (8, 16))
+        shared += (random_heads(chosen, seed=seed) & (twice - chosen)).num_selected
+    assert 200 < shared < 340  # 8 of 24 others, a third of them the next ones: 267 are expected

@@ -34,7 +34,7 @@ def top_heads(scores: NeuronScores, k: int, *, seed: int) -> NeuronSet:
         UserError: k is negative or above the number of heads, or a score is not finite.
     """
     flat = _flat(scores, k)
-    order = _draw_order(len(flat), seed)
+    order = _draw_order(len(flat), seed, "heads")
     # a stable sort of a random order: equals stay in it
     ranked = order[flat[order].argsort(descending=True, stable=True)]
     members = torch.zeros(len(flat), dtype=torch.bool)
@@ -70,7 +70,8 @@ def random_heads(heads: NeuronSet, *, seed: int) -> NeuronSet:
         seed: Another seed gives another set.
     """
     taken = torch.cat([members.cpu() for members in heads.tensors.values()])
-    order = _draw_order(len(taken), seed)
+    # not the stream that breaks ties: of tied heads those that just missed the set would come first
+    order = _draw_order(len(taken), seed, "random heads")
     ranked = order[taken[order].int().argsort(stable=True)]  # those outside come first
     members = torch.zeros_like(taken)
     members[ranked[: heads.num_selected]] = True
@@ -87,8 +88,8 @@ def _flat(scores: NeuronScores, k: int) -> Float[Tensor, " heads"]:
     return flat
 
 
-def _draw_order(count: int, seed: int) -> Tensor:
-    keys = _draw.stream(seed, "heads").random_raw(count)
+def _draw_order(count: int, seed: int, name: str) -> Tensor:
+    keys = _draw.stream(seed, name).random_raw(count)
     return torch.from_numpy(keys.argsort(kind="stable"))
 
 
