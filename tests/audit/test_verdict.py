@@ -439,3 +439,26 @@ def test_brittle_always_keeps_the_rule(rows):
 def test_more_safety_lost_in_the_controls_never_makes_it_brittle(rows):
     worse = [(complied, ratio, gone, NUM) for complied, ratio, gone, _ in rows]
     assert decide(SAFE, effects_of(worse), RULE)["answer"] != "brittle"
+
+
+@pytest.mark.parametrize(("mismatch", "side"), [(-0.12, "below"), (0.07, "above")])
+def test_a_matched_control_that_is_not_matched_is_named_wherever_the_verdict_is(mismatch, side):
+    chosen = critical(0.01, 36)
+    far = dataclasses.replace(control(chosen, 2, arm="matched"), mismatch=mismatch)
+    # the plain random set is the stronger rival, so the sentence is of that one first
+    verdict = decide(SAFE, [*table(chosen, num_complied=6), far], RULE)
+    said = (
+        f"the random set matched on |w| is not matched: its mean |w| is {abs(mismatch):.0%} {side} "
+        "that of the set"
+    )
+    assert verdict["answer"] == "brittle"
+    assert said in verdict["sentence"]
+    assert said in verdict["reasons"]
+    assert [arm["mismatch"] for arm in verdict["controls"]] == [None, mismatch]
+
+
+@pytest.mark.parametrize("mismatch", [None, 0.0, 0.05, -0.04])
+def test_nothing_is_said_of_a_control_that_is_matched(mismatch):
+    chosen = critical(0.01, 36)
+    near = dataclasses.replace(control(chosen, 2, arm="matched"), mismatch=mismatch)
+    assert "not matched" not in decide(SAFE, [chosen, near], RULE)["sentence"]

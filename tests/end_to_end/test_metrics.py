@@ -83,6 +83,30 @@ def test_every_other_number_has_its_counts(metrics):
         for half in part["halves"]:
             union = half["num_first"] + half["num_second"] - half["num_both"]
             assert half["jaccard"] == half["num_both"] / union
+    for whole in metrics["overlap"]:
+        check_matrices(whole["by_matrix"], whole)
+
+
+def check_matrices(found, whole):
+    """Assert that every number of a matrix is what its counts say, and that they add up."""
+    floors = []
+    for row, values in enumerate(found["jaccard"]):
+        for column, value in enumerate(values):
+            both, safety, utility, weights = (
+                found[f"num_{name}"][row][column]
+                for name in ("both", "safety", "utility", "weights")
+            )
+            assert value == both / (safety + utility - both)
+            chance = safety * utility / weights
+            assert found["chance"][row][column] == chance / (safety + utility - chance)
+            halves = [
+                [half[f"num_{name}"][row][column] for name in ("both", "first", "second")]
+                for half in found["halves"]
+            ]
+            floors.append(min((n / (a + b - n) for n, a, b in halves), default=None))
+    assert [floor for row in found["noise_floor"] for floor in row] == floors
+    for name in ("num_both", "num_safety", "num_utility", "num_weights"):
+        assert sum(sum(row) for row in found[name]) == whole[name]
 
 
 def test_every_change_is_paired_by_prompt_and_the_perplexity_has_an_interval(metrics):
@@ -105,6 +129,10 @@ def test_a_matched_control_says_how_large_its_weights_are(settings, copied):
     assert off > 0.05
     page = (copied / "report.html").read_text()
     assert f"a random control is not matched, {off:.0%} off: mean |w| " in page
+    verdict = read_metrics(copied)["verdict"]
+    assert verdict["controls"][0]["mismatch"] == pytest.approx(-off)
+    said = f"is not matched: its mean |w| is {off:.0%} below that of the set"
+    assert said in verdict["sentence"]
 
 
 def test_the_map_lists_the_matrices_in_the_order_of_the_model(metrics):

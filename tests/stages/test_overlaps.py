@@ -34,6 +34,16 @@ def test_every_matrix_has_its_index_beside_chance_and_the_lower_of_the_floors():
     # 4 and 3 of 10 share 1.2 by chance
     assert found["chance"][0][0] == 1.2 / (4 + 3 - 1.2)
     assert found["noise_floor"] == [[1 / 2, 1 / 3], [0.0, None]]
+    assert found["num_both"] == [[2, 1], [0, None]]
+    assert (found["num_safety"], found["num_utility"]) == ([[4, 2], [1, None]], [[3, 2], [1, None]])
+    assert found["num_weights"] == [[10, 10], [10, None]]
+    safety, utility = found["halves"]
+    assert (safety["of"], utility["of"]) == ("safety", "utility")
+    assert safety["num_both"] == [[2, 1], [0, None]]
+    assert (utility["num_first"], utility["num_second"]) == (
+        [[1, 1], [1, None]],
+        [[2, 3], [0, None]],
+    )
 
 
 def test_whole_and_layers_are_what_their_matrices_add_up_to():

@@ -194,4 +194,10 @@ def effect_of(cell: Mapping[str, Any], complied: Sequence[int | None] = ()) -> E
         destroyed=cell["destroyed"],
         degenerate=cell["degenerate"]["value"],
         perplexity_interval=cell["perplexity_interval"],
+        mismatch=_mismatch(cell.get("magnitudes") or {}),
     )
+
+
+def _mismatch(sizes: Mapping[str, float | None]) -> float | None:
+    ours, theirs = sizes.get("mean_control"), sizes.get("mean_set")
+    return None if ours is None or not theirs else ours / theirs - 1

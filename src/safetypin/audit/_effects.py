@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from safetypin.report import MAX_MISMATCH
 from safetypin.statistics import Difference, paired_difference
 
 # what a set must beat, each kind for itself: the same number of weights, drawn at random
@@ -42,6 +43,8 @@ class Effect:
         destroyed: Whether the model was destroyed.
         degenerate: Share of degenerate answers; None where none was judged.
         perplexity_interval: 95 % interval of the ratio; None where there is none.
+        mismatch: By how much the mean |w| of a matched control differs from that of its set, as a
+            fraction of the latter; None where it is not matched on it.
     """
 
     id: str
@@ -53,6 +56,7 @@ class Effect:
     destroyed: bool
     degenerate: float | None = None
     perplexity_interval: Sequence[float] | None = None
+    mismatch: float | None = None
 
     def keeps_language(self, rule: Rule) -> bool:
         """Whether the model still speaks well enough for its ASR to count."""
@@ -84,6 +88,7 @@ def compare_arm(
     strongest = min(
         (cell for cell in alive if cell.id in lows), key=lambda c: (lows[c.id], c.id), default=None
     )
+    off = [cell.mismatch for cell in cells if cell.mismatch is not None]
     ratios = [cell.perplexity_ratio for cell in cells if cell.perplexity_ratio is not None]
     return {
         "arm": cells[0].arm,
@@ -93,6 +98,7 @@ def compare_arm(
         "cell": strongest.id if strongest else None,
         "asr_rise": paired_difference(baseline, strongest.complied) if strongest else None,
         "margin": margins[strongest.id] if strongest else None,
+        "mismatch": max(off, key=abs, default=None),
     }
 
 
@@ -114,6 +120,18 @@ def in_words(arm: Mapping[str, Any]) -> str:
         f"the {strongest}{RANDOM_ARMS[arm['arm']]} of the same size raises it by "
         f"{points(arm['asr_rise'].value)} (difference {points(margin.value)}, "
         f"{bounds(margin)})"
+    )
+
+
+def unmatched(arm: Mapping[str, Any]) -> str | None:
+    """Return in words that a matched control is none, so that it rules |w| out less; else None."""
+    off = arm["mismatch"]
+    if off is None or abs(off) <= MAX_MISMATCH:
+        return None
+    side = "below" if off < 0 else "above"
+    return (
+        f"the {RANDOM_ARMS[arm['arm']]} is not matched: its mean |w| is {abs(off):.0%} {side} that "
+        "of the set"
     )
 
 

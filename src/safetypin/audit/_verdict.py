@@ -17,6 +17,7 @@ from safetypin.audit._effects import (
     points,
     share,
     shared,
+    unmatched,
 )
 from safetypin.statistics import Difference, paired_difference
 
@@ -171,7 +172,8 @@ def _with_rise(
     rivals = [arm for arm in arms if arm["arm"] in RANDOM_ARMS]
     compared = sorted((arm for arm in rivals if arm["margin"]), key=lead)
     beside = [in_words(arm) for arm in compared]
-    also = [shared(arm) for arm in arms if arm["arm"] == "top_utility" and lead(arm) <= 0]
+    also = [note for arm in rivals if (note := unmatched(arm))]
+    also += [shared(arm) for arm in arms if arm["arm"] == "top_utility" and lead(arm) <= 0]
     doubt = ""
     if not rivals:
         doubt = "no random set of the same size was removed to compare with"

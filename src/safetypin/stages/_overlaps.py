@@ -60,15 +60,15 @@ def overlap_of_tops(
         "noise_floor_utility": known.get("utility"),
         "halves": whole,
         "by_layer": layers,
-        "by_matrix": _by_matrix(tops, list(parts.values())),
+        "by_matrix": _by_matrix(tops, parts),
     }
 
 
-def _by_matrix(places: _Places, parts: Sequence[_Places]) -> dict[str, Any]:
-    """Return the Jaccard index of two tops in every matrix, beside chance and noise floor."""
+def _by_matrix(places: _Places, parts: Mapping[str, _Places]) -> dict[str, Any]:
+    """Return the Jaccard index of two tops in every matrix, chance and noise floor, all counts."""
 
     def floor(layer: int, module: str) -> float | None:
-        found = [part.found[layer, module].jaccard for part in parts]
+        found = [part.found[layer, module].jaccard for part in parts.values()]
         return None if None in found else min(found, default=None)  # type: ignore[type-var]
 
     return {
@@ -82,6 +82,19 @@ def _by_matrix(places: _Places, parts: Sequence[_Places]) -> dict[str, Any]:
                 for module in places.modules
             ]
             for layer in places.layers
+        ],
+        "num_both": places.grid(lambda cell: cell.num_both),
+        "num_safety": places.grid(lambda cell: cell.num_a),
+        "num_utility": places.grid(lambda cell: cell.num_b),
+        "num_weights": places.grid(lambda cell: cell.num_weights),
+        "halves": [
+            {
+                "of": name,
+                "num_both": part.grid(lambda cell: cell.num_both),
+                "num_first": part.grid(lambda cell: cell.num_a),
+                "num_second": part.grid(lambda cell: cell.num_b),
+            }
+            for name, part in parts.items()
         ],
     }
 
