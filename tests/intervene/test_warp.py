@@ -81,6 +81,28 @@ def test_adapters_never_read_the_held_directions(family, options):
     assert seen
 
 
+def test_targets_beside_the_mask_carry_no_adapter_and_the_measure_says_what_moved(tmp_path, caplog):
+    model = build("llama")
+    basis = basis_of(model, layers="last")
+    mask = top_directions(random_coefficients(model, basis), 0.25)
+    protect = WarpLora(basis, mask, r=2, targets=("q_proj", "v_proj"))
+    adapted = tuned(model, protect, tmp_path, learning_rate=0.1)
+    carrying = [n for n, m in adapted.get_base_model().named_modules() if hasattr(m, "lora_A")]
+    assert {f"{name}.weight" for name in carrying} == {
+        f"model.layers.1.self_attn.{name}_proj.weight" for name in "qv"
+    }
+    assert "2 of the targets (q_proj, v_proj) are outside the matrices of the mask" in caplog.text
+    measured = read_json(tmp_path / "protection.json")
+    assert 0 <= measured["frozen_change"] <= measured["tolerance"] == 1e-6
+    assert measured["free_change"] > 1e-3
+    guard = protect.begin(build("llama"))
+    for name, parameter in guard.model.named_parameters():
+        if "lora" in name:
+            torch.nn.init.normal_(parameter)
+    with pytest.raises(UserError, match=r"a held coefficient of .* moved by"):
+        guard.measure()
+
+
 def moved_coefficients(model, before, protect):
     """Return the largest change of a held and of a free coefficient, over the largest of all."""
     held, free = 0.0, 0.0
