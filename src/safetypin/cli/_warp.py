@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+from safetypin.artifacts import UserError
 from safetypin.cli._options import (
     DeviceOption,
     JudgeOption,
@@ -158,8 +159,13 @@ def whole(
     Example: `safetypin warp smollm2-aligned --safety builtin-harmful:calibration --data train.jsonl --out runs/warp`
     """
     options = _settings(locals())
-    options["protect"] = options["protect"] or "warp"
-    settings = make_tune_config(model, preset or "warp", config, options)
+    otherwise = {"preset": "warp", "protect": "warp"}
+    settings = make_tune_config(model, preset, config, options, otherwise=otherwise)
+    if not settings.is_rotated:
+        raise UserError(
+            f"{config} asks for protect {settings.protect!r}, and `safetypin warp` has warp and "
+            "warp-lora; leave it out of the file, or use `safetypin tune --config`"
+        )
     refuse_idle(options, idle_tune_options(settings))
     metrics = run_tune(settings, out, reporter=reporting(out, quiet=quiet, verbose=verbose))
     _show(metrics, out)
@@ -211,6 +217,7 @@ def importance_(
     importance: ImportanceOption = None,
     form: FormOption = None,
     draw_seed: DrawSeedOption = None,
+    device: DeviceOption = None,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:

@@ -23,6 +23,7 @@ def join_settings(
     options: Mapping[str, Any],
     required: Mapping[str, str],
     gives_way: Mapping[str, str] | None = None,
+    otherwise: Mapping[str, Any] | None = None,
 ) -> Settings:
     """Join a preset, a TOML file and options (None: not given) into one checked config.
 
@@ -36,11 +37,12 @@ def join_settings(
         options: Values by name.
         required: What must be given, by name, and how to give it.
         gives_way: Values of a preset that another setting takes the place of, by its name.
+        otherwise: Values, of `preset` too, where neither the file nor the options have one.
 
     Raises:
         UserError: A value is wrong or missing or a key unknown, with the nearest names.
     """
-    values = _read_toml(file) if file else {}
+    values = {**(otherwise or {}), **(_read_toml(file) if file else {})}
     given = {name: value for name, value in options.items() if value is not None}
     chosen = preset or values.get("preset", "standard")
     if chosen not in list(presets):

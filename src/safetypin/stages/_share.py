@@ -32,10 +32,15 @@ def share_stages(source: Path, target: Path, names: Iterable[str]) -> list[str]:
         part = target / f"{name}.linked"
         shutil.rmtree(part, ignore_errors=True)
         part.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(made, part, copy_function=_link)
+        linked(made, part)
         part.rename(wanted)
         taken.append(name)
     return taken
+
+
+def linked(source: Path, target: Path) -> None:
+    """Copy a finished stage; its files are linked where the disk can."""
+    shutil.copytree(source, target, copy_function=_link)
 
 
 def _link(source: str, target: str) -> str:

@@ -26,6 +26,7 @@ from safetypin.stages._run import Output, discard, held
 from safetypin.stages._score import UNITS_PER_EXAMPLE
 from safetypin.stages._series import Series
 from safetypin.stages._subject import SCORED, Subject
+from safetypin.stages._tune_chosen import chosen_set, kept_if_refused
 from safetypin.stages._tune_columns import spread_note
 from safetypin.stages._tune_config import TuneConfig
 from safetypin.stages._tune_data import fitting, read_sets, short_sets
@@ -36,13 +37,10 @@ from safetypin.stages._tune_set import (
     Given,
     check_given,
     given_set,
-    keep_given,
-    make_set,
     read_protected,
 )
 from safetypin.stages._tune_training import Trainee, describe_protection, training_log
-from safetypin.stages._warp import basis_in, basis_result, keep_basis
-from safetypin.stages._warp_mask import make_rotated
+from safetypin.stages._warp import basis_in, basis_result
 
 SCHEMA = 1
 UNITS_PER_TEXT = 10.0
@@ -97,10 +95,12 @@ class _Tuning:
         for note in self._notes():
             self.reporter.note(note)
         self.reporter.expect(self._units())
-        chosen = self._set(given)
+        with kept_if_refused(self.out):
+            chosen = chosen_set(self.series, self.config, self.subject, self.sets, given)
+            inputs = self._training_inputs()
+            check_folder(self.out / "training", inputs)
         # a mask takes a byte a weight: the training reads its own, and lets it go
         del given
-        inputs = self._training_inputs()
         before = self._evaluate("before")
         # an infinite perplexity before, with which nothing compares, is said before the training
         read_perplexity(before.result["perplexity"]).ratio(
@@ -148,6 +148,8 @@ class _Tuning:
         folder = None if given is None else given.folder
         self.trainee.basis = None if folder is None else basis_in(folder, subject, config)
         self.trainee.check(None if given is None else given.mask)
+        if given is not None and config.control is None:
+            check_folder(self.out / "training", self.trainee.inputs(given.mask))
         return given
 
     def _suite(self) -> Suite:
@@ -187,17 +189,6 @@ class _Tuning:
         answering = config.exact_match_tokens if config.exact_match else 0
         return self.suite.units + (UNITS_PER_TEXT + answering) * (len(task) if task else 0)
 
-    def _set(self, given: Given | None) -> RunRecord | None:
-        if given is not None:
-            if given.folder is not None:
-                keep_basis(self.series, given.folder)
-            return keep_given(self.series, self.config, self.subject, given)
-        if self.config.makes_set and self.config.is_rotated:
-            return make_rotated(self.series, self.config, self.subject, self.sets["safety"])
-        if self.config.makes_set:
-            return make_set(self.series, self.config, self.subject, self.sets)
-        return None
-
     def _evaluate(self, name: str) -> RunRecord:
         task = self.sets.get("task")
         inputs = {
@@ -235,7 +226,6 @@ class _Tuning:
         return self.trainee.inputs(mask)
 
     def _train(self, inputs: dict[str, Any]) -> RunRecord:
-        check_folder(self.out / "training", inputs)
         read = partial(read_protected, self.out, self.config)
         record = self.series.run(
             "training",
@@ -276,9 +266,7 @@ class _Tuning:
             "preset": config.preset,
             "settings": config.model_dump(mode="json"),
             "model": self.about,
-            "judge": describe_judge(
-                config.judge, config.max_new_tokens, self.suite.judge_options
-            ),
+            "judge": describe_judge(config.judge, config.max_new_tokens, self.suite.judge_options),
             "prompts": describe_prompts(self.sets, sources),
             "protect": describe_protection(config),
             "set": chosen and {**chosen.result, "calibration": self._calibration()},

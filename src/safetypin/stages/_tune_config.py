@@ -273,9 +273,13 @@ TUNE_PRESETS: dict[str, dict[str, Any]] = {
 
 
 def make_tune_config(
-    model: str | None, preset: str | None, file: Path | None, options: Mapping[str, Any]
+    model: str | None,
+    preset: str | None,
+    file: Path | None,
+    options: Mapping[str, Any],
+    otherwise: Mapping[str, Any] | None = None,
 ) -> TuneConfig:
-    """Join a preset, a TOML file and options (None: not given) into one checked config.
+    """Join a preset, `otherwise`, a TOML file and options (None: not given) into one config.
 
     Raises:
         UserError: A value is wrong or missing or a key unknown, with the nearest names.
@@ -291,6 +295,6 @@ def make_tune_config(
             "data": "name the examples to train on with --data",
             "protect": f"choose one of {', '.join(PROTECTIONS)} with --protect",
         },
-        # who asks for epochs does not get the 25 steps of `quick`
-        gives_way={"max_steps": "epochs"},
+        gives_way={"max_steps": "epochs"},  # else `quick` would stop them at its 25 steps
+        otherwise=otherwise,
     )

@@ -30,6 +30,7 @@ from safetypin.stages._sets import check_origin, load_mask, set_name
 from safetypin.stages._subject import SCORED, Subject
 from safetypin.stages._tune_config import CONTROLS, TuneConfig
 from safetypin.stages._tune_neurons import check_foundation, neurons_in, weights_of
+from safetypin.stages._warp import check_made_in
 
 SET_FILE = "mask.safetensors"
 
@@ -99,12 +100,15 @@ def basis_folder(folder: Path) -> Path:
 
     Raises:
         UserError: There is none.
+        ArtifactMismatchError: The basis there is not the one that the mask was made in.
     """
     if not (folder / "basis" / "run.json").exists():
         raise UserError(
             f"{folder} holds no basis, which its coefficients are of; --mask takes a folder of "
             "`safetypin warp importance`, or of another run under warp"
         )
+    if (folder / "set" / "run.json").exists():
+        check_made_in(folder)
     return folder
 
 

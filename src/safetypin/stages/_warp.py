@@ -1,6 +1,7 @@
 """The basis of WaRP, a stage that a run under `--protect warp` begins with."""
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,19 @@ from safetypin.artifacts import (
     load,
     model_hash,
     read_directions,
+    read_json,
     write_directions,
 )
 from safetypin.models import BlockWeight, input_sites, transposed, weights_of_layers
 from safetypin.prompts import batches, template_id, window
-from safetypin.stages._run import Output
+from safetypin.stages._calibrate import read_calibration
+from safetypin.stages._run import Output, discard
 from safetypin.stages._scored import calibrated
 from safetypin.stages._series import Series
 from safetypin.stages._share import share_stages
 from safetypin.stages._subject import Subject
 from safetypin.stages._tune_config import TuneConfig
+from safetypin.stages._tune_folder import differences
 from safetypin.subspaces import block_directions, blocks_of_layers, identity_basis, random_basis
 
 BASIS = "basis"
@@ -40,24 +44,32 @@ def make_basis(
     """Make the basis; return the safety prompts with the answers that it was made on."""
     answers = calibrated(series, config, subject, "safety", prompts)
     weights = weights_of_layers(subject.model, config.targets, config.layers)
-    template = template_id(subject.tokenizer, plain=config.plain, system=config.system)
-    inputs = {
-        **subject.inputs,
-        "rotation": config.rotation,
-        "weights": list(weights),
-        "template": template,
-        "prompts": answers.fingerprint,
-        "counted": config.basis_counted,
-        "seed": config.drawn_with if config.rotation == "random" else None,
-    }
+    inputs = basis_inputs(config, subject, answers)
 
     def compute(folder: Path) -> Output:
-        making = _Making(series, config, subject, answers, weights, template)
+        making = _Making(series, config, subject, answers, weights, inputs["template"])
         basis, files = making.basis(folder)
         return Output(describe_basis(basis), [*files, BASIS_FILE])
 
     series.run(BASIS, inputs, compute, units=len(answers) * UNITS_PER_FORWARD)
     return answers
+
+
+def basis_inputs(config: TuneConfig, subject: Subject, answers: PromptSet) -> dict[str, Any]:
+    """Return what a basis depends on."""
+    return {
+        **answered(config, subject, answers),
+        "rotation": config.rotation,
+        "weights": list(weights_of_layers(subject.model, config.targets, config.layers)),
+        "counted": config.basis_counted,
+        "seed": config.drawn_with if config.rotation == "random" else None,
+    }
+
+
+def answered(config: TuneConfig, subject: Subject, answers: PromptSet) -> dict[str, Any]:
+    """Return what every stage on the safety prompts depends on."""
+    template = template_id(subject.tokenizer, plain=config.plain, system=config.system)
+    return {**subject.inputs, "template": template, "prompts": answers.fingerprint}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,6 +198,60 @@ def basis_result(series: Series) -> dict[str, Any]:
 
 
 def keep_basis(series: Series, folder: Path) -> None:
-    """Take a basis into a run folder, from the run that made it."""
-    if folder != series.out:
-        share_stages(folder, series.out, STAGES)
+    """Take a basis into a run folder, from the run that made it; another one there gives way."""
+    if folder.resolve() == series.out.resolve():
+        return
+    for name in STAGES:
+        made = folder / name / "run.json"
+        there = series.out / name / "run.json"
+        if made.exists() and not (there.exists() and _is_same(made, there)):
+            discard(series.out / name)
+    share_stages(folder, series.out, STAGES)
+
+
+def _is_same(made: Path, there: Path) -> bool:
+    one, other = read_json(made), read_json(there)
+    return all(one[key] == other[key] for key in ("inputs", "files"))
+
+
+def check_basis_inputs(run: Path, config: TuneConfig, subject: Subject, prompts: PromptSet) -> None:
+    """Raise if the basis of a run folder would be made in another way now.
+
+    Raises:
+        UserError: It would, with what differs.
+    """
+    asked = RunRecord.read(run / STAGES[0]).inputs["prompts"]
+    if asked != prompts.fingerprint:
+        raise UserError(
+            f"the safety prompts ({config.safety}) are no longer those that the basis in {run} was "
+            f"made on; put them back, or make it anew with `safetypin warp basis ... --out {run}`"
+        )
+    answers = read_calibration(run / STAGES[0], "safety")
+    wanted = json.loads(json.dumps(basis_inputs(config, subject, answers)))
+    if odd := differences(RunRecord.read(run / BASIS).inputs, wanted):
+        raise UserError(
+            f"the basis in {run} was made with other settings ({'; '.join(odd)}); leave these "
+            "options out, or make another basis with `safetypin warp basis`"
+        )
+
+
+def check_made_in(run: Path) -> None:
+    """Raise unless the mask of a run folder, where it is one of WaRP, was made in its basis.
+
+    The fingerprint alone does not tell: a random or identity basis knows no template or prompts.
+
+    Raises:
+        ArtifactMismatchError: It was not, with what differs.
+    """
+    mask, basis = (read_json(run / name / "run.json") for name in ("set", BASIS))
+    if "basis" not in mask["inputs"]:  # a set that the run was given, with its basis
+        return
+    names = ("model_id", "template", "prompts")
+    wanted = {name: basis["inputs"][name] for name in names}
+    wanted["basis"] = basis["result"]["fingerprint"]
+    found = {name: mask["inputs"].get(name) for name in wanted}
+    if odd := differences(found, wanted):
+        raise ArtifactMismatchError(
+            f"the mask in {run} was not made in the basis that is there now "
+            f"({'; '.join(odd)}); make it again with `safetypin warp importance {run}`"
+        )

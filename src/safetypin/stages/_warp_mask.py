@@ -1,13 +1,17 @@
 """The mask of WaRP: coefficients are scored once, and masks of every size cut from the scores."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from safetypin.artifacts import (
     Basis,
     PromptSet,
     RunRecord,
     WeightScores,
+    load,
     read_scores,
     write_mask,
     write_scores,
@@ -22,7 +26,7 @@ from safetypin.stages._series import Series
 from safetypin.stages._subject import Subject
 from safetypin.stages._tune_config import TuneConfig
 from safetypin.stages._tune_set import SET_FILE
-from safetypin.stages._warp import basis_in, make_basis
+from safetypin.stages._warp import answered, basis_in, make_basis
 
 COEFFICIENTS = "coefficients"
 SCORES_FILE = "scores.safetensors"
@@ -45,17 +49,10 @@ def make_mask(
 ) -> RunRecord:
     """Score the coefficients in the basis that was made before, and cut the mask."""
     basis = basis_in(series.out, subject, config)
-    is_drawn = config.importance == "random"
     inputs = {
-        **subject.inputs,
+        **answered(config, subject, answers),
         "basis": basis.fingerprint,
-        "prompts": answers.fingerprint,
-        "importance": config.importance,
-        "reduction": config.reduction,
-        "keep_ratio": config.keep_ratio,
-        "keep_group": config.keep_group,
-        "whole_directions": config.whole_directions,
-        "seed": config.drawn_with if is_drawn else None,
+        **cut_inputs(config),
     }
 
     if _is_scored(config) and not series.has("set", inputs):
@@ -85,9 +82,45 @@ def make_mask(
         return Output(result, [SET_FILE])
 
     record = series.run("set", inputs, compute)
+    if note := shortage(config, load(series.out / "set")):
+        series.reporter.note(note)
     if not config.keep_scores:
         discard_coefficients(series.out)
     return record
+
+
+def cut_inputs(config: TuneConfig) -> dict[str, Any]:
+    """Return the settings that a mask depends on, beside its basis."""
+    return {
+        "importance": config.importance,
+        "reduction": config.reduction,
+        "keep_ratio": config.keep_ratio,
+        "keep_group": config.keep_group,
+        "whole_directions": config.whole_directions,
+        "seed": config.drawn_with if config.importance == "random" else None,
+    }
+
+
+def shortage(config: TuneConfig, mask: Any) -> str | None:  # noqa: ANN401
+    """Return what to say where fewer coefficients are held than were asked for."""
+    if config.whole_directions:  # always as many as were asked for
+        return None
+    if config.keep_group == "model":
+        wanted = round(config.keep_ratio * mask.num_weights)
+    else:  # of experts in one tensor, each is a matrix
+        matrices = [part for members in mask.tensors.values() for part in _matrices(members)]
+        wanted = sum(round(config.keep_ratio * matrix.numel()) for matrix in matrices)
+    if mask.num_selected >= wanted:
+        return None
+    return (
+        f"the mask holds {mask.num_selected:,} coefficients, not the {wanted:,} of keep_ratio "
+        f"{config.keep_ratio:g}: no other has a gradient on the safety prompts; a mask of "
+        "--importance random holds them all, so compare it at a smaller share"
+    )
+
+
+def _matrices(members: Tensor) -> Sequence[Tensor]:
+    return members.reshape(-1, *members.shape[-2:]).unbind()
 
 
 def _is_scored(config: TuneConfig) -> bool:
@@ -100,9 +133,8 @@ def _score(
 ) -> None:
     """Score the coefficients once: masks of every size are cut from the same scores."""
     inputs = {
-        **subject.inputs,
+        **answered(config, subject, answers),
         "basis": basis.fingerprint,
-        "prompts": answers.fingerprint,
         "reduction": config.reduction,
     }
 

@@ -23,8 +23,16 @@ from safetypin.stages._subject import Subject
 from safetypin.stages._tune import tune
 from safetypin.stages._tune_config import TUNE_PRESETS, TuneConfig, make_tune_config
 from safetypin.stages._tune_data import read_scored
-from safetypin.stages._warp import BASIS, basis_in, keep_basis, make_basis
-from safetypin.stages._warp_mask import make_mask
+from safetypin.stages._tune_folder import differences
+from safetypin.stages._warp import (
+    BASIS,
+    basis_in,
+    check_basis_inputs,
+    check_made_in,
+    keep_basis,
+    make_basis,
+)
+from safetypin.stages._warp_mask import cut_inputs, make_mask
 
 SETTINGS_FILE = "warp.json"  # what a phase was asked for, for the next one
 NO_DATA = "not yet"  # of a phase that needs no task
@@ -34,7 +42,15 @@ BASIS_SETTINGS = (
     "prompt_column", "targets", "layers", "rotation", "basis_counted", "score_batch_size",
     "max_new_tokens", "answer_batch_size", "judge", "judge_options",
 )  # fmt: skip
-MASK_SETTINGS = ("keep_ratio", "keep_group", "importance", "form", "reduction", "draw_seed")
+MASK_SETTINGS = (
+    "keep_ratio",
+    "keep_group",
+    "importance",
+    "form",
+    "reduction",
+    "draw_seed",
+    "device",
+)
 
 Options = Mapping[str, Any]
 
@@ -96,6 +112,7 @@ def warp_importance(
         series.reporter.expect(len(prompts) * UNITS_PER_EXAMPLE)
         subject = _subject(series, config)
         basis_in(run, subject, config)
+        check_basis_inputs(run, config, subject, prompts)
         keep_basis(series, run)
         if series.out != run:  # where it is killed from here on, it is known what is missing
             write_json(series.out / SETTINGS_FILE, _chosen(config))
@@ -129,8 +146,11 @@ def warp_tune(
         raise UserError(
             f"{run} holds no mask yet; make it with `safetypin warp importance {run}` first"
         )
+    _check_mask(run, _config(known, {}, ()))
     for name in (*BASIS_SETTINGS, *MASK_SETTINGS):
         given = options.get(name)
+        if name == "device":  # every phase runs where it likes
+            continue
         if given is not None and given != known.get(name, given):
             raise UserError(
                 f"{name} is {known.get(name)!r} in {run}, and {given!r} here; a phase takes it "
@@ -144,6 +164,22 @@ def warp_tune(
     own = {key: value for key, value in options.items() if key not in kept}
     refuse_idle(own, idle_tune_options(config))
     return tune(config, out, reporter=reporter)
+
+
+def _check_mask(run: Path, config: TuneConfig) -> None:
+    """Raise unless the mask of a run is that of its basis and of its settings.
+
+    A later `warp basis` into the folder leaves the mask, and a killed `warp importance` too.
+    """
+    check_made_in(run)
+    wanted = cut_inputs(config)
+    found = read_json(run / "set" / "run.json")["inputs"]
+    if odd := differences({name: found.get(name) for name in wanted}, wanted):
+        raise UserError(
+            f"the mask in {run} was made with other settings than {SETTINGS_FILE} has "
+            f"({'; '.join(odd)}); make it again with `safetypin warp importance {run}`, with the "
+            "options that you want"
+        )
 
 
 def read_settings(run: Path) -> dict[str, Any]:

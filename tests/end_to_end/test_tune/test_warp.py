@@ -1,5 +1,6 @@
 """`safetypin warp`: all at once, in phases from each other's folders, killed, and refused."""
 
+import dataclasses
 import json
 import shutil
 
@@ -9,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from end_to_end.comparing import read_metrics
-from safetypin.artifacts import Basis, RunRecord, load
+from safetypin.artifacts import Basis, RunRecord, UserError, WeightMask, load
 from safetypin.scores import coefficient_gradients
 from safetypin.stages import _warp, _warp_mask, share_stages, tune
 
@@ -280,6 +281,44 @@ def test_a_run_under_warp_is_tracked_with_a_set_that_is_made_from_scores(
     assert all(group["num_trainable"] == group["num_selected"] for group in metrics["groups"])
 
 
+def test_a_phase_runs_on_the_device_that_it_is_told(command, warp_words, phases, tmp_path):
+    out = tmp_path / "mask"
+    words = warp_words("importance", phases[0], out, device="cpu", importance="random")
+    assert command(*words).code == 0
+    ended = command(*warp_words("tune", phases[1], tmp_path / "out", device="cpu", max_steps=1))
+    assert ended.code == 0, ended
+    assert read_metrics(tmp_path / "out")["settings"]["device"] == "cpu"
+
+
+def test_a_mask_of_fewer_than_asked_for_is_said(tune_settings):
+    config = tune_settings(protect="warp", keep_ratio=0.5)
+    members = torch.zeros(2, 3, 4, dtype=torch.bool)
+    members[0, :2] = True
+    mask = WeightMask(tensors={"experts": members}, model_id="m")
+    said = _warp_mask.shortage(config, mask)
+    assert "holds 8 coefficients, not the 12 of keep_ratio 0.5" in said
+    assert (
+        _warp_mask.shortage(config, mask | WeightMask(tensors={"experts": ~members}, model_id="m"))
+        is None
+    )
+    assert _warp_mask.shortage(tune_settings(protect="warp", form="column"), mask) is None
+
+
+def test_a_settings_file_of_the_whole_command_is_read(command, warp_words, place, tmp_path):
+    file, out = tmp_path / "warp.toml", tmp_path / "out"
+    file.write_text('preset = "quick"\nprotect = "freeze"\n')
+    words = warp_words("all", place / "model", out, config=str(file))
+    assert "asks for protect 'freeze'" in refused(command, words, out)
+    file.write_text('preset = "quick"\nprotect = "warp-lora"\nnum_safety = 100\n')
+    ended = command(*warp_words("all", place / "model", out, config=str(file), max_steps=1))
+    assert ended.code == 0, ended
+    metrics = read_metrics(out)
+    assert metrics["preset"] == "quick"
+    assert metrics["protect"]["kind"] == "warp-lora"
+    held = metrics["training"]["protection"]
+    assert held["frozen_change"] <= held["tolerance"]
+
+
 # --- refused
 
 
@@ -317,6 +356,94 @@ def test_a_basis_of_another_template_is_refused(command, warp_words, phases, pla
     assert "made with another chat template or system prompt" in refused(command, words)
     words = warp_words("tune", folder, tmp_path / "out")
     assert "made with another chat template" in refused(command, words)
+
+
+@pytest.mark.parametrize("rotation", ["identity", "random"])
+def test_a_mask_of_another_basis_in_the_folder_is_refused(
+    command, warp_words, place, tmp_path, rotation
+):
+    folder, out = tmp_path / "run", tmp_path / "out"
+    how = {"rotation": rotation}
+    for words in (
+        warp_words("basis", place / "model", folder, **how),
+        warp_words("importance", folder, importance="random"),
+        # the same directions, of other prompts
+        warp_words("basis", place / "model", folder, **how, num_safety=80),
+    ):
+        assert command(*words).code == 0
+    text = refused(command, warp_words("tune", folder, out), out)
+    assert "prompts: " in text
+    assert f"make it again with `safetypin warp importance {folder}`" in text
+    assert command(*warp_words("importance", folder, importance="random")).code == 0
+    if rotation == "random":
+        return
+    settings = RunRecord.read(folder / "basis")
+    other = dataclasses.replace(settings, inputs={**settings.inputs, "model_id": "other#1"})
+    other.write(folder / "basis")
+    assert "model_id" in refused(command, warp_words("tune", folder, out), out)
+
+
+def test_a_mask_of_other_settings_than_the_folder_has_is_refused(
+    command, warp_words, phases, tmp_path, monkeypatch
+):
+    folder, out = copied(phases, tmp_path), tmp_path / "out"
+
+    def killed(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_warp_mask, "coefficient_gradients", killed)
+    assert command(*warp_words("importance", phases[0], folder, keep_ratio=0.5)).code == 130
+    text = refused(command, warp_words("tune", folder, out), out)
+    assert "keep_ratio: 0.2 there, 0.5 here" in text
+    assert f"`safetypin warp importance {folder}`" in text
+
+
+def test_importance_does_not_remake_the_basis(command, warp_words, place, tmp_path):
+    folder, file = tmp_path / "run", tmp_path / "safety.jsonl"
+    lines = (place / "safety.jsonl").read_text().splitlines(keepends=True)
+    file.write_text("".join(lines))
+    words = warp_words("basis", place / "model", folder, rotation="random", safety=str(file))
+    assert command(*words).code == 0
+    before = load(folder / "basis").fingerprint
+    words = warp_words("importance", folder, importance="random", draw_seed=7)
+    assert "seed: 0 there, 7 here" in refused(command, words)
+    file.write_text("".join(lines[1:]))
+    words = warp_words("importance", folder, importance="random")
+    assert "are no longer those that the basis" in refused(command, words)
+    assert load(folder / "basis").fingerprint == before
+    assert not (folder / "set").exists()
+
+
+@pytest.mark.parametrize("is_given", [True, False])
+def test_a_refused_rerun_leaves_the_set_of_its_model(
+    command, warp_words, phases, warped, place, tune_settings, tmp_path, is_given
+):
+    out = shutil.copytree(warped, tmp_path / "out")
+    before = load(out / "set").fingerprint, load(out / "basis").fingerprint
+    if is_given:
+        other = warp_words("basis", place / "model", tmp_path / "other", rotation="identity")
+        assert command(*other).code == 0
+        assert command(*warp_words("importance", tmp_path / "other")).code == 0
+        text = refused(command, warp_words("tune", tmp_path / "other", out))
+        assert "with other settings" in text
+    else:
+        how = {"protect": "warp", "weight_decay": 0.1}
+        with pytest.raises(UserError, match="with other settings"):
+            tune(tune_settings(**how, rotation="random", importance="random"), out)
+    assert (load(out / "set").fingerprint, load(out / "basis").fingerprint) == before
+
+
+def test_another_basis_takes_the_place_of_the_one_in_the_folder_of_a_mask(
+    command, warp_words, phases, place, tmp_path
+):
+    out = copied(phases, tmp_path)
+    other = warp_words("basis", place / "model", tmp_path / "other", rotation="random")
+    assert command(*other).code == 0
+    words = warp_words("importance", tmp_path / "other", out, importance="random")
+    ended = command(*words)
+    assert ended.code == 0, ended
+    assert load(out / "basis").fingerprint == load(tmp_path / "other" / "basis").fingerprint
+    assert load(out / "set").space == load(out / "basis").space
 
 
 @pytest.mark.parametrize("change", ["missing", "fewer", "flipped"])
