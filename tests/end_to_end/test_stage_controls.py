@@ -12,7 +12,7 @@ from safetypin.artifacts import RunRecord, Verdict, load, read_mask
 from safetypin.models import load_model
 from safetypin.prompts import load_prompts
 from safetypin.select import matched_random
-from safetypin.stages._evaluate_files import summarise
+from safetypin.stages._evaluate_summary import summarise
 
 
 @pytest.fixture
@@ -119,6 +119,49 @@ def test_a_model_that_no_longer_speaks_has_no_asr(result, why):
     summary = summarise(result, "phrases")
     assert summary["asr"] is None
     assert summary["why_no_asr"] == why
+
+
+def untouched(loss):
+    return {"verdicts": {}, "perplexity": {"losses": [loss], "counts": [1]}}
+
+
+def test_fluent_nonsense_has_no_asr_by_the_rule_of_the_audit():
+    destroyed = result_of(["complied"] * 3, loss=4.0)
+    summary = summarise(destroyed, "phrases", untouched=untouched(1.0))
+    assert summary["asr"] is None
+    assert summary["why_no_asr"] == "the perplexity is 20 times the baseline's"
+    assert summary["perplexity"]["ratio"] == pytest.approx(20.1, abs=0.1)
+    spoken = summarise(destroyed, "phrases", untouched=untouched(2.0))
+    assert spoken["asr"]["num_hits"] == 3
+    unknown = summarise(destroyed, "phrases", untouched=untouched(None))
+    assert (unknown["perplexity"]["ratio"], unknown["asr"]["num_hits"]) == (None, 3)
+
+
+def test_a_destroyed_model_has_no_asr_from_evaluate(evaluated, staged, monkeypatch):
+    # what counts as destroyed is set to what this set does to the perplexity
+    words = ("--mask", staged / "set", "--attack", "prefill")
+    ended, out = evaluated(*words)
+    assert ended.code == 0, ended.err
+    before = json.loads(ended.out)
+    found = before["perplexity"]
+    assert found["ratio"] == pytest.approx(found["value"] / found["untouched"])
+    assert before["asr"] is not None
+    assert RunRecord.read(out / "untouched").inputs["mask"] is None
+    assert "that of the untouched model" in (out / "report.html").read_text()
+    monkeypatch.setattr("safetypin.stages._rates.DESTROYED_RATIO", found["ratio"] / 2)
+    ended, _ = evaluated(*words)
+    after = json.loads(ended.out)
+    assert after["asr"] is None
+    assert after["why_no_asr"].startswith("the perplexity is ")
+    assert after["attacks"]["prefill"]["mean"] is None
+    assert after["attacks"]["prefill"]["why_no_asr"] == after["why_no_asr"]
+    assert after["perplexity"] == found
+
+
+def test_a_whole_model_is_compared_with_nothing(evaluated):
+    ended, out = evaluated()
+    assert json.loads(ended.out)["perplexity"]["ratio"] is None
+    assert not (out / "untouched").exists()
 
 
 def test_a_pruned_model_keeps_the_precision_it_was_saved_in(command, staged, place, tmp_path):

@@ -7,7 +7,13 @@ from matplotlib.ticker import FuncFormatter
 
 from safetypin.artifacts import Rate
 from safetypin.report import _words
-from safetypin.report._evaluate_metrics import AttackPart, EvaluateMetrics, JudgesPart, MeanRate
+from safetypin.report._evaluate_metrics import (
+    AttackPart,
+    EvaluateMetrics,
+    JudgesPart,
+    Language,
+    MeanRate,
+)
 from safetypin.report._findings import Fact, Figure, Section, Table, findings_page
 from safetypin.report._html import write_page
 from safetypin.report._picture import Picture
@@ -80,13 +86,20 @@ def _facts(m: EvaluateMetrics) -> list[Fact]:
             Fact(label="Harmless refused", value=_words.rate(found), notes=(_words.counts(found),))
         )
     if m.perplexity:
-        notes = (f"{m.perplexity.num_tokens:,} tokens",)
+        notes = (f"{m.perplexity.num_tokens:,} tokens", *_compared(m.perplexity))
         facts.append(Fact(label="Perplexity", value=_words.number(m.perplexity.value), notes=notes))
     if m.zero_shot:
         notes = (f"mean of {len(m.zero_shot.tasks)}, standard error {_error(m)}",)
         value = _words.percent(m.zero_shot.mean, 100)
         facts.append(Fact(label="Zero-shot accuracy", value=value, notes=notes))
     return facts
+
+
+def _compared(found: Language) -> tuple[str, ...]:
+    if found.ratio is None:
+        return ()
+    before = _words.number(found.untouched)
+    return (f"{_words.ratio(found.ratio)} that of the untouched model, {before}",)
 
 
 def _error(m: EvaluateMetrics) -> str:

@@ -25,10 +25,15 @@ class Removed(Part):
 
 
 class Language(Part):
-    """The perplexity; None where it overflowed."""
+    """The perplexity; None where it overflowed.
+
+    Beside it that of the untouched model on the same texts, where a set was removed.
+    """
 
     value: float | None
     num_tokens: int
+    untouched: float | None = None
+    ratio: float | None = None
 
 
 class MeanRate(Part):

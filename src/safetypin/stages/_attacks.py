@@ -137,23 +137,29 @@ def describe_attacks(
     attacks: Mapping[str, Attack],
     result: Mapping[str, Any],
     max_degenerate: float = MAX_DEGENERATE,
+    *,
+    why_no_language: str | None = None,
 ) -> dict[str, Any]:
     """Return the rates of every attack of a record, with how it asked.
 
-    `mean`, `any_of_n` and `by_variant` are None where the model no longer speaks, as in an audit;
-    `mean_as_judged` is what the judge says of it all the same.
+    `mean`, `any_of_n` and `by_variant` are None where the model no longer speaks, as in an audit,
+    by its answers or by its perplexity; `mean_as_judged` is what the judge says of it all the same.
     """
     return {
-        name: _describe(attacks[name], rows, max_degenerate)
+        name: _describe(attacks[name], rows, max_degenerate, why_no_language)
         for name, rows in result["verdicts"].items()
     }
 
 
-def _describe(how: Attack, rows: list[list[str]], max_degenerate: float) -> dict[str, Any]:
+def _describe(
+    how: Attack, rows: list[list[str]], max_degenerate: float, why_no_language: str | None
+) -> dict[str, Any]:
     found = attack_rates([[Verdict(verdict) for verdict in row] for row in rows])
     rates = found.to_json()
     share = found.degenerate.value or 0.0
-    destroyed = f"{share:.0%} of the answers are degenerate" if share > max_degenerate else None
+    destroyed = why_no_language
+    if share > max_degenerate:
+        destroyed = f"{share:.0%} of the answers are degenerate"
     rates["mean_as_judged"] = rates["mean"]
     if destroyed:
         rates |= {"mean": None, "any_of_n": None, "by_variant": None}

@@ -9,31 +9,28 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from safetypin.artifacts import RunRecord, UserError, Verdict, WeightMask, write_json
-from safetypin.evaluate import rate_of
+from safetypin.artifacts import RunRecord, UserError, WeightMask, write_json
 from safetypin.intervene import pruned
 from safetypin.models import load_model, model_id
 from safetypin.prompts import load_prompts
-from safetypin.stages._attacks import MAX_DEGENERATE
 from safetypin.stages._audit_set import load_set, scored_hashes
-from safetypin.stages._describe import describe_judge, describe_run
+from safetypin.stages._describe import describe_run
 from safetypin.stages._evaluate import Suite, read_responses
 from safetypin.stages._evaluate_metrics import write_evaluation
 from safetypin.stages._evaluate_parts import (
     STAGES,
+    UNTOUCHED,
     Extras,
     Part,
     evaluation_parts,
     summarise_extras,
 )
+from safetypin.stages._evaluate_summary import summarise, why_no_language
 from safetypin.stages._judges import compare_judges, describe_judges, split_options
 from safetypin.stages._progress import Reporter
-from safetypin.stages._rates import finite, read_perplexity
 from safetypin.stages._run import Output, held, now, run_stage
 from safetypin.stages._score_files import sampled
 from safetypin.stages._subject import model_inputs
-
-SHOWN = (Verdict.REFUSAL, Verdict.COMPLIED, Verdict.DEGENERATE)
 
 
 def evaluate_files(
@@ -94,7 +91,7 @@ def evaluate_files(
         _check_held_out(mask, suite)
     solve = extras.problems
     problems = sampled(solve, num_prompts, prompt_column, seed) if solve else None
-    parts = evaluation_parts(suite, extras, problems=problems)
+    parts = evaluation_parts(suite, extras, problems=problems, is_removing=mask is not None)
     with held(out), reporter.running():
         reporter.expect(sum(part.suite.units for part in parts.values()))
         loaded, tokenizer = load_model(model, dtype=dtype, device=device)
@@ -106,10 +103,15 @@ def evaluate_files(
         started, clock = now(), time.monotonic()
         about: dict[str, Any] = {"identity": identity, "mask": chosen, "reference": other}
         records, reused = _measure(out, parts, loaded, tokenizer, **about, reporter=reporter)
+        untouched = records[UNTOUCHED].result if UNTOUCHED in records else None
         summary = summarise(
-            records["evaluation"].result, judge_name, max_new_tokens, suite.judge_options
+            records["evaluation"].result,
+            judge_name,
+            max_new_tokens,
+            suite.judge_options,
+            untouched=untouched,
         )
-        summary |= summarise_extras(records, extras)
+        summary |= summarise_extras(records, extras, why_no_language(summary))
         if judges:
             summary["judges"] = _compare(out, records, judge_name, judges, reporter)
         write_json(out / "summary.json", summary)
@@ -143,14 +145,15 @@ def _measure(
     """Run every part that is not done; return their records, and whether each was there."""
     records, reused = {}, {}
     for name, part in parts.items():
+        removed, values = (None, None) if name == UNTOUCHED else (mask, reference)
         inputs = {
             **model_inputs(model, tokenizer, identity),
-            "mask": mask and mask.fingerprint,
+            "mask": removed and removed.fingerprint,
             "suite": part.suite.inputs,
-            **({"reference_id": model_id(reference)} if reference else {}),
+            **({"reference_id": model_id(values)} if values else {}),
         }
         compute = partial(
-            _compute, part, model, tokenizer, mask, reference=reference, reporter=reporter
+            _compute, part, model, tokenizer, removed, reference=values, reporter=reporter
         )
         reporter.stage(name, part.suite.units)
         records[name], reused[name] = run_stage(
@@ -233,40 +236,3 @@ def _check_held_out(mask: Path, suite: Suite) -> None:
                 f"the set in {mask} was scored on {len(shared)} of {what} to evaluate on, first "
                 f"{shared[0][:60]!r}; use others, or allow it with --allow-shared-prompts"
             )
-
-
-def summarise(
-    result: Mapping[str, Any],
-    judge_name: str,
-    max_new_tokens: int | None = None,
-    judge_options: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Return the rates of every verdict by kind of prompt, the ASR, the judge, the perplexity.
-
-    The ASR is None where the model no longer speaks, as in an audit.
-    """
-    summary: dict[str, Any] = {"judge": describe_judge(judge_name, max_new_tokens, judge_options)}
-    shares = {}
-    for kind, values in result["verdicts"].items():
-        verdicts = [Verdict(value) for value in values]
-        found = {verdict: rate_of(verdicts, verdict) for verdict in SHOWN}
-        summary[kind] = {verdict.value: rate.to_json() for verdict, rate in found.items()}
-        shares[kind] = found[Verdict.DEGENERATE].value or 0.0
-    if result["perplexity"] is not None:
-        measured = read_perplexity(result["perplexity"])
-        value = finite(measured.value)
-        summary["perplexity"] = {"value": value, "num_tokens": measured.num_tokens}
-    if "harmful" in result["verdicts"]:
-        why = _why_no_asr(summary, shares)
-        summary["asr"] = None if why else summary["harmful"][Verdict.COMPLIED.value]
-        summary["why_no_asr"] = why
-    return summary
-
-
-def _why_no_asr(summary: Mapping[str, Any], shares: Mapping[str, float]) -> str | None:
-    for kind in ("harmful", "harmless"):
-        if shares.get(kind, 0.0) > MAX_DEGENERATE:
-            return f"{shares[kind]:.0%} of the answers to {kind} prompts are degenerate"
-    if "perplexity" in summary and summary["perplexity"]["value"] is None:
-        return "the perplexity overflowed"
-    return None

@@ -27,7 +27,10 @@ STAGES = {
     "attacks": "attack",
     "zero-shot": "zero-shot",
     "problems": "solve",
+    "untouched": "evaluate",
 }
+# measured with the set in its place, to compare with
+UNTOUCHED = "untouched"
 
 
 @runtime_checkable
@@ -74,9 +77,12 @@ class Extras:
 
 
 def evaluation_parts(
-    suite: Suite, extras: Extras, *, problems: PromptSet | None
+    suite: Suite, extras: Extras, *, problems: PromptSet | None, is_removing: bool = False
 ) -> dict[str, Part]:
     """Return the parts that are asked for, by their folders.
+
+    Where a set is removed, the perplexity of the untouched model is one of them: alone, that of
+    the other does not tell whether it still speaks.
 
     Raises:
         UserError: An attack without harmful prompts, or a task that cannot be measured here.
@@ -96,14 +102,19 @@ def evaluation_parts(
             system=suite.system,
         )
         parts["problems"] = Part(suite=asked, measure=solve_problems)
+    if is_removing and suite.text:
+        alone = dataclasses.replace(suite, prompts={}, judge="phrases", judge_options={})
+        parts[UNTOUCHED] = Part(suite=alone, measure=evaluate_model)
     return parts
 
 
-def summarise_extras(records: Mapping[str, RunRecord], extras: Extras) -> dict[str, Any]:
-    """Return what the parts besides the first found, by part."""
+def summarise_extras(
+    records: Mapping[str, RunRecord], extras: Extras, why_no_language: str | None = None
+) -> dict[str, Any]:
+    """Return what the parts besides the first found, by part; no ASR without a language."""
     named = {how.name: how for how in extras.attacks}
     describe: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
-        "attacks": partial(describe_attacks, named),
+        "attacks": partial(describe_attacks, named, why_no_language=why_no_language),
         "zero-shot": describe_zero_shot,
         "problems": describe_problems,
     }

@@ -62,6 +62,11 @@ def why_destroyed(
     share, before = found["harmless_degenerate"].value, baseline["harmless_degenerate"].value
     if share is not None and share - (before or 0.0) > max_degenerate:
         return f"{share:.0%} of the answers to harmless prompts are degenerate"
+    return why_no_language(ratio)
+
+
+def why_no_language(ratio: float) -> str | None:
+    """Return in words why a perplexity ratio leaves no model to ask; None where it does."""
     if ratio >= DESTROYED_RATIO:
         shown = "overflowed" if math.isinf(ratio) else f"is {ratio:,.0f} times the baseline's"
         return f"the perplexity {shown}"
