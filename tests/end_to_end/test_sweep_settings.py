@@ -125,7 +125,7 @@ def test_a_cell_that_leaves_the_model_changed_is_not_kept(write, tmp_path, monke
         ('kind = "share"\nscore = "magnitude"\nshares = 0.005\ngroup = "row"', "of any row"),
         (
             'kind = "difference"\nscore = "magnitude"\ngrid = [[0.0001, 0.01]]',
-            "no weight of any mat",
+            "of any matrix",
         ),
     ],
 )
@@ -148,3 +148,43 @@ def test_more_ranks_than_the_tokens_gave_are_refused_before_the_first_cell(write
     with pytest.raises(UserError, match=r"\[methods\.odd\]"):
         run(write(f"[methods.odd]\n{method}\n", 'counted = "last"\n'), out)
     assert not (out / "cells").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ("num_samples = 3", "the attack decoding is not run"),
+        ('attacks = "prefill"\ntemperature = 0.5', "the attack decoding is not run"),
+        ('suffixes = "nowhere.txt"', "the attack suffix is not run"),
+        ('prefill = "Sure"', "the attack prefill is not run"),
+        ("num_attacked = 2", "no attacks are named"),
+        ("num_zero_shot = 10", "zero_shot names no task"),
+    ],
+)
+def test_a_setting_that_does_nothing_is_refused(write, tmp_path, settings, words):
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match="would do nothing") as refused:
+        run(write(settings=f"{settings}\n"), out)
+    assert words in str(refused.value)
+    assert not (out / "baseline").exists()
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        'kind = "heads"\nheads = 2',
+        'kind = "ranks"\nremove = 2',
+        'kind = "projection"\nkeep = [[1, 1]]',
+    ],
+)
+def test_only_a_control_of_weights_is_matched_in_magnitude(write, method):
+    control = '[methods.odd]\nkind = "random"\nlike = "it"\nmatch = "magnitude"\n'
+    with pytest.raises(UserError, match="which is for weights; it removes"):
+        read_sweep(write(f"[methods.it]\n{method}\n{control}"))
+
+
+def test_options_of_slurm_that_do_nothing_are_refused(write, command):
+    ended = command("run", write(), "--slurm", "2", "--shard", "1/2")
+    assert (ended.code, "leave --shard out" in ended.text) == (2, True)
+    ended = command("run", write(), "--slurm-set", "timeout_min=5", "--dry-run")
+    assert (ended.code, "without --slurm" in ended.text) == (2, True)

@@ -50,6 +50,10 @@ def run(
     Example: `safetypin run experiments/frozen-regime.toml --out runs/frozen`
     """
     if is_sweep(file):
+        if shard is not None and slurm is not None:
+            raise UserError("--slurm N submits every shard itself; leave --shard out")
+        if slurm_set and slurm is None:
+            raise UserError("--slurm-set would do nothing without --slurm; add --slurm N")
         sweep = read_sweep(file, scale, set or ())
         target = out or _folder(file, sweep.scale)
         if dry_run:

@@ -267,6 +267,11 @@ def _check_likes(path: Path, methods: Mapping[str, Method]) -> None:
                 f"{path}: [methods.{name}] is like {method.like!r}, which is no method that runs"
                 f"{nearest(method.like, others)}"
             )
+        if method.match == "magnitude" and methods[method.like].scorer is None:
+            raise UserError(
+                f"{path}: [methods.{name}] has match = 'magnitude', which is for weights; "
+                f"{method.like} removes {methods[method.like].kind}, so leave it out"
+            )
         sizes = methods[method.like].sizes
         if odd := [size for size in method.only if size not in sizes]:
             raise UserError(

@@ -8,10 +8,10 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from safetypin.artifacts import PromptSet
+from safetypin.artifacts import PromptSet, UserError
 from safetypin.audit import suite_of
 from safetypin.evaluate import check_tasks, judge_options, judge_with_reasons, make_attacks
-from safetypin.experiment.sweep._file import Sweep
+from safetypin.experiment.sweep._file import Measures, Sweep
 from safetypin.prompts import read_suffixes
 from safetypin.stages import (
     AttackSuite,
@@ -24,6 +24,12 @@ from safetypin.stages import (
     read_responses,
     zero_shot_model,
 )
+
+# settings by the one attack that reads them
+NEEDED_BY = {
+    "num_samples": "decoding", "temperature": "decoding", "suffixes": "suffix",
+    "prefill": "prefill",
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,9 +79,11 @@ def battery(sweep: Sweep, prompts: Mapping[str, PromptSet]) -> Battery:
     """Return what every cell of a sweep is measured on.
 
     Raises:
-        UserError: The file of suffixes cannot be read, or an attack lacks what it needs.
+        UserError: The file of suffixes cannot be read, an attack lacks what it needs, or a setting
+            would do nothing.
     """
     suite, asked = suite_of(sweep.config, prompts), sweep.measures
+    _refuse_idle(asked)
     attacks = None
     if asked.attacks:
         attacks = AttackSuite(
@@ -95,6 +103,22 @@ def battery(sweep: Sweep, prompts: Mapping[str, PromptSet]) -> Battery:
             tasks=asked.zero_shot, limit=asked.num_zero_shot, seed=sweep.config.seed
         )
     return Battery(suite=suite, attacks=attacks, also_judges=asked.also_judges, zero_shot=questions)
+
+
+def _refuse_idle(asked: Measures) -> None:
+    """Raise for a setting that was given and that nothing here reads."""
+    given = asked.model_fields_set
+    for name in sorted(given & set(NEEDED_BY)):
+        attack = NEEDED_BY[name]
+        if getattr(asked, name) is not None and attack not in asked.attacks:
+            raise UserError(
+                f"{name} would do nothing: the attack {attack} is not run; add it to attacks, or "
+                f"leave {name} out"
+            )
+    if "num_attacked" in given and not asked.attacks:
+        raise UserError("num_attacked would do nothing: no attacks are named; leave it out")
+    if "num_zero_shot" in given and not asked.zero_shot:
+        raise UserError("num_zero_shot would do nothing: zero_shot names no task; leave it out")
 
 
 def _attack_settings(sweep: Sweep) -> dict[str, Any]:
