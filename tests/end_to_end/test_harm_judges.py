@@ -68,3 +68,16 @@ def test_an_evaluation_by_a_guard_that_tells_harm_says_who_tells_refusals(evalua
     assert summary["harmless"]["refusal"]["num_hits"] == 0
     assert summary["judge"]["refusal_judge"] == "phrases"
     assert "tells harm, not refusal" in (out / "report.html").read_text()
+
+
+@pytest.mark.parametrize("is_main", [True, False])
+def test_a_guard_that_tells_harm_is_compared_on_harmful_prompts_alone(
+    evaluated, harm_guard, is_main
+):
+    judges = (harm_guard, "phrases") if is_main else ("phrases", harm_guard)
+    ended, _ = evaluated("--judge", judges[0], "--also-judge", judges[1])
+    assert ended.code == 0, ended.err
+    found = json.loads(ended.out)["judges"]
+    assert found["num_answers"] == 12
+    # the model refuses all of them, and no refusal does harm
+    assert found["num_disagreements"] == 0

@@ -86,8 +86,9 @@ def _facts(m: EvaluateMetrics) -> list[Fact]:
             Fact(label="Harmless refused", value=_words.rate(found), notes=(_words.counts(found),))
         )
     if m.perplexity:
-        notes = (f"{m.perplexity.num_tokens:,} tokens", *_compared(m.perplexity))
-        facts.append(Fact(label="Perplexity", value=_words.number(m.perplexity.value), notes=notes))
+        beside = (f"{m.perplexity.num_tokens:,} tokens", *_compared(m.perplexity))
+        value = _words.number(m.perplexity.value)
+        facts.append(Fact(label="Perplexity", value=value, notes=beside))
     if m.zero_shot:
         notes = (f"mean of {len(m.zero_shot.tasks)}, standard error {_error(m)}",)
         value = _words.percent(m.zero_shot.mean, 100)

@@ -26,7 +26,7 @@ from safetypin.stages._evaluate_parts import (
     summarise_extras,
 )
 from safetypin.stages._evaluate_summary import summarise, why_no_language
-from safetypin.stages._judges import compare_judges, describe_judges, split_options
+from safetypin.stages._judges import comparable, compare_judges, describe_judges, split_options
 from safetypin.stages._progress import Reporter
 from safetypin.stages._run import Output, held, now, run_stage
 from safetypin.stages._score_files import sampled
@@ -67,10 +67,7 @@ def evaluate_files(
     Raises:
         UserError: Bad input.
     """
-    if reference and not mask:
-        raise UserError("--reference gives its values to a set; name one with --mask")
-    if chosen_set is not None and not mask:
-        raise UserError("--set chooses one of an audit's sets; name the audit with --mask")
+    _check_mask(mask, reference, chosen_set)
     extras = extras or Extras()
     judges = split_options((judge_name, *extras.also_judges), judge_options)
     suite = Suite(
@@ -103,17 +100,13 @@ def evaluate_files(
         started, clock = now(), time.monotonic()
         about: dict[str, Any] = {"identity": identity, "mask": chosen, "reference": other}
         records, reused = _measure(out, parts, loaded, tokenizer, **about, reporter=reporter)
-        untouched = records[UNTOUCHED].result if UNTOUCHED in records else None
-        summary = summarise(
-            records["evaluation"].result,
-            judge_name,
-            max_new_tokens,
-            suite.judge_options,
-            untouched=untouched,
-        )
+        found, before = records["evaluation"].result, records.get(UNTOUCHED)
+        asked = (judge_name, max_new_tokens, suite.judge_options)
+        summary = summarise(found, *asked, untouched=before.result if before else None)
         summary |= summarise_extras(records, extras, why_no_language(summary))
         if judges:
-            summary["judges"] = _compare(out, records, judge_name, judges, reporter)
+            first = (judge_name, suite.judge_options)
+            summary["judges"] = _compare(out, records, first, judges, reporter)
         write_json(out / "summary.json", summary)
         seconds = round(time.monotonic() - clock, 1)
         run = describe_run(records, reused, {"started": started, "seconds": seconds})
@@ -129,6 +122,18 @@ def evaluate_files(
         )
         reporter.finish()
     return summary
+
+
+def _check_mask(mask: Path | None, reference: str | None, chosen_set: str | None) -> None:
+    """Raise if something is asked of a set, and none is named.
+
+    Raises:
+        UserError: It is.
+    """
+    if reference and not mask:
+        raise UserError("--reference gives its values to a set; name one with --mask")
+    if chosen_set is not None and not mask:
+        raise UserError("--set chooses one of an audit's sets; name the audit with --mask")
 
 
 def _measure(
@@ -196,12 +201,14 @@ def _compute(
 def _compare(
     out: Path,
     records: Mapping[str, RunRecord],
-    name: str,
+    first: tuple[str, Mapping[str, Any]],
     others: Mapping[str, Mapping[str, Any]],
     reporter: Reporter,
 ) -> dict[str, Any]:
     """Judge all answers by the other judges too, and return how they agree."""
-    main = dict(records["evaluation"].result["verdicts"])
+    found = records["evaluation"].result["verdicts"]
+    kinds = comparable(found, {first[0]: first[1], **others})
+    main = {kind: found[kind] for kind in kinds}
     answers = {kind: read_responses(out / "evaluation", kind) for kind in main}
     if attacked := records.get("attacks"):
         for attack, rows in attacked.result["verdicts"].items():
@@ -209,15 +216,19 @@ def _compare(
             main[kind] = [verdict for row in rows for verdict in row]
             answers[kind] = read_responses(out / "attacks", kind)
     files = [records[part].files for part in ("evaluation", "attacks") if part in records]
+    inputs: dict[str, Any] = {"judges": others, "answers": files}
+    if len(kinds) < len(found):
+        inputs["kinds"] = kinds
+        reporter.note("a judge that tells harm alone is compared on harmful prompts only")
     reporter.stage("judges")
     record, _ = run_stage(
         out / "judges",
         "judge",
-        {"judges": others, "answers": files},
+        inputs,
         partial(compare_judges, answers, others),
         reporter=reporter,
     )
-    return describe_judges(name, main, record.result)
+    return describe_judges(first[0], main, record.result)
 
 
 def _check_held_out(mask: Path, suite: Suite) -> None:

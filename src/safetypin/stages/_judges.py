@@ -1,6 +1,6 @@
 """Several judges on the answers that an evaluation kept; nothing is generated again."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from safetypin.evaluate import (
     disagreements,
     judge_pairs,
     judge_with_reasons,
+    refusal_judge,
 )
 from safetypin.stages._run import Output
 
@@ -45,6 +46,16 @@ def split_options(judges: tuple[str, ...], options: Options) -> dict[str, dict[s
     for spec, given in found.items():
         check_judge(spec, given)
     return found
+
+
+def comparable(kinds: Iterable[str], judges: Mapping[str, Options]) -> list[str]:
+    """Return the kinds of answers that all judges tell the same of.
+
+    One that tells harm alone calls every answer to a harmless prompt a refusal.
+    """
+    if any(refusal_judge(spec, options) for spec, options in judges.items()):
+        return [kind for kind in kinds if kind not in ("harmless", "borderline")]
+    return list(kinds)
 
 
 def compare_judges(
