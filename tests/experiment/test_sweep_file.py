@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from safetypin.experiment import is_chain, is_sweep, read_sweep
 from safetypin.experiment.sweep._file import Measures
-from safetypin.experiment.sweep._known import PROJECTION, known
+from safetypin.experiment.sweep._known import PROJECTION, is_known, known
 from safetypin.prompts import PROMPT_SOURCES
 
 FILE = Path(__file__).parents[2] / "experiments" / "figure2.toml"
@@ -87,3 +87,17 @@ def test_the_paper_scale_has_the_papers_rows():
         assert {0.01, 0.05, 0.1} <= set(sweep.methods[name].shares)
     grid = read_sweep(FILE, "paper").methods["snip-difference"].grid
     assert {(0.01, 0.01), (0.02, 0.04), (0.05, 0.05), (0.06, 0.06)} <= set(grid)
+
+
+@pytest.mark.parametrize("model", ["meta-llama/Llama-2-7b-chat-hf", "/models/Llama-2-7b-chat/"])
+def test_the_papers_model_is_known_wherever_it_lies(model):
+    assert is_known(model)
+
+
+@pytest.mark.parametrize(
+    "model",
+    ["me/llama-2-7b-chat-hf-tuned", "llama-2-7b-chat-hf/checkpoint-9", "my-llama-2-7b-chat"],
+)
+def test_a_model_made_of_the_papers_has_no_row_of_it(model):
+    assert not is_known(model)
+    assert known(model, "difference", (0.01, 0.01)) is None

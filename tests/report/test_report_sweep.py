@@ -290,3 +290,15 @@ def test_a_missing_number_is_named(tmp_path):
     del metrics["cells"][0]["removed"]
     with pytest.raises(UserError, match=r"cells.0.removed' is missing"):
         write_report(write_findings(tmp_path, metrics))
+
+
+def test_a_sweep_of_ranks_alone_shows_what_they_share(tmp_path):
+    metrics = example_sweep()
+    metrics["sets"] = None
+    assert metrics["ranks"] is not None
+    text = text_of(tmp_path / "ranks", metrics)
+    assert "What the ranks share" in text
+    assert "shared squared cosines over their number, by layer" in text
+    assert "Jaccard index of two sets" not in text
+    metrics["ranks"] = None
+    assert "What the ranks share" not in text_of(tmp_path / "none", metrics)

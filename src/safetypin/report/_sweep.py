@@ -50,7 +50,7 @@ def sweep_page(m: SweepMetrics) -> str:
             *([_figures(m)] if m.cells else []),
             *_paper_tables(m),
             *([_judges(m)] if m.cells else []),
-            *([relations(m)] if m.sets else []),
+            *([relations(m)] if m.sets or m.ranks else []),
             *([_all_cells(m)] if m.cells else []),
             _methods(m),
             _reading(m),

@@ -6,7 +6,12 @@ from safetypin.report import _words
 from safetypin.report._findings import Figure, Section, Table
 from safetypin.report._maps import map_picture, overlap_figure
 from safetypin.report._sweep_figures import similarity_picture
-from safetypin.report._sweep_metrics import MatrixOverlap, SweepMetrics, TopsOverlap
+from safetypin.report._sweep_metrics import (
+    MatrixOverlap,
+    SweepMetrics,
+    SweepSets,
+    TopsOverlap,
+)
 
 BETWEEN = {
     "jaccard": "Methods against methods, each at its largest size: Jaccard index (by chance)",
@@ -16,37 +21,14 @@ CHANCE = {"jaccard": "chance", "share_of_smaller": "chance_share_of_smaller"}
 
 
 def relations(m: SweepMetrics) -> Section:
-    assert m.sets is not None
-    rows = [
-        (
-            scorer, _words.setting(top.fraction), _words.decimal(top.jaccard, 3),
-            _words.decimal(top.chance, 3), _words.decimal(top.noise_floor_safety, 3),
-            _words.decimal(top.noise_floor_utility, 3),
+    """Return what the sets share, and what the safety and utility ranks do."""
+    words, tables, figures = [], list[Table](), list[Figure]()
+    if m.sets is not None:
+        words.append(
+            "Jaccard index of two sets: shared weights over all weights of both. Sets of different "
+            "sizes cannot have a high one; how much of the smaller lies in the larger they can."
         )
-        for scorer, top in m.sets.overlap.items()
-    ]  # fmt: skip
-    columns = ("Score", "Top", "Jaccard", "By chance", "Safety halves", "Utility halves")
-    tables = [Table(label="Safety and utility tops", columns=columns, rows=rows)]
-    names = list(m.sets.of)
-    if len(names) > 1:
-        tables += [
-            _between(m, names, key, label)
-            for key, label in BETWEEN.items()
-            if key in m.sets.between
-        ]
-    figures = [
-        Figure(
-            svg=overlap_figure(top, name=f"overlap-{scorer}"),
-            caption=f"{scorer}: safety and utility tops of {_words.setting(top.fraction)} of each "
-            "matrix, by layer. Dashed: by chance. Squares: between halves of the same prompts.",
-        )
-        for scorer, top in m.sets.overlap.items()
-        if top.by_layer
-    ]
-    for scorer, top in m.sets.overlap.items():
-        if top.by_matrix is not None:
-            figures.append(_map(scorer, top, top.by_matrix))
-            tables.append(_matrices(scorer, top.by_matrix))
+        tables, figures = _of_sets(m, m.sets)
     if m.ranks is not None:
         figures.append(
             Figure(
@@ -57,14 +39,43 @@ def relations(m: SweepMetrics) -> Section:
         )
     return Section(
         anchor="overlap",
-        heading="What the sets share",
-        words=[
-            "Jaccard index of two sets: shared weights over all weights of both. Sets of different "
-            "sizes cannot have a high one; how much of the smaller lies in the larger they can."
-        ],
+        heading="What the sets share" if m.sets is not None else "What the ranks share",
+        words=words,
         figures=figures,
         tables=tables,
     )
+
+
+def _of_sets(m: SweepMetrics, sets: SweepSets) -> tuple[list[Table], list[Figure]]:
+    rows = [
+        (
+            scorer, _words.setting(top.fraction), _words.decimal(top.jaccard, 3),
+            _words.decimal(top.chance, 3), _words.decimal(top.noise_floor_safety, 3),
+            _words.decimal(top.noise_floor_utility, 3),
+        )
+        for scorer, top in sets.overlap.items()
+    ]  # fmt: skip
+    columns = ("Score", "Top", "Jaccard", "By chance", "Safety halves", "Utility halves")
+    tables = [Table(label="Safety and utility tops", columns=columns, rows=rows)]
+    names = list(sets.of)
+    if len(names) > 1:
+        tables += [
+            _between(m, names, key, label) for key, label in BETWEEN.items() if key in sets.between
+        ]
+    figures = [
+        Figure(
+            svg=overlap_figure(top, name=f"overlap-{scorer}"),
+            caption=f"{scorer}: safety and utility tops of {_words.setting(top.fraction)} of each "
+            "matrix, by layer. Dashed: by chance. Squares: between halves of the same prompts.",
+        )
+        for scorer, top in sets.overlap.items()
+        if top.by_layer
+    ]
+    for scorer, top in sets.overlap.items():
+        if top.by_matrix is not None:
+            figures.append(_map(scorer, top, top.by_matrix))
+            tables.append(_matrices(scorer, top.by_matrix))
+    return tables, figures
 
 
 def _map(scorer: str, top: TopsOverlap, by: MatrixOverlap) -> Figure:

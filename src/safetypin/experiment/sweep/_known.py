@@ -4,11 +4,12 @@ Tables 6 and 7 of the paper, as gathered in the project's study of it: attack su
 adversarial suffixes, with adversarial decoding, and mean accuracy over six zero-shot tasks.
 """
 
+from pathlib import PurePath
 from typing import NamedTuple
 
 from safetypin.artifacts import Rank
 
-MODEL = "llama-2-7b-chat"
+MODELS = ("llama-2-7b-chat", "llama-2-7b-chat-hf")  # a fine-tune has them in a longer name
 
 
 class Known(NamedTuple):
@@ -48,7 +49,7 @@ PROJECTION: dict[tuple[Rank, Rank], Known] = {
 
 def is_known(model: str) -> bool:
     """Whether the paper's tables are of this model."""
-    return MODEL in model.lower()
+    return PurePath(model).name.lower() in MODELS
 
 
 def known(model: str, kind: str, pair: tuple[Rank, Rank]) -> tuple[str, Known] | None:
