@@ -8,6 +8,8 @@ from matplotlib.figure import Figure as Canvas
 from reading import Page
 
 from safetypin.artifacts import UserError
+from safetypin.experiment.sweep._collect import _zero_shot
+from safetypin.experiment.sweep._tables import _best, _row
 from safetypin.report import write_report
 from safetypin.report._read import parse
 from safetypin.report._style import PAPER
@@ -302,3 +304,44 @@ def test_a_sweep_of_ranks_alone_shows_what_they_share(tmp_path):
     assert "Jaccard index of two sets" not in text
     metrics["ranks"] = None
     assert "What the ranks share" not in text_of(tmp_path / "none", metrics)
+
+
+def test_the_best_suffix_stands_beside_the_papers(tmp_path):
+    metrics = example_sweep()
+    for part in (metrics["baseline"], *metrics["cells"]):
+        suffix = attacked(10, 40) | {"by_variant": [rate(4, 40), rate(16, 40)]}
+        part["attacks"]["suffix"] = suffix
+    _, row, _ = first_table(metrics)
+    assert (row["ASR suffix"], row["suffix, best one"], row["suffix, any"]) == (
+        "25 %", "40 %", "25 %",
+    )  # fmt: skip
+    assert _best(suffix["by_variant"]) == 0.4
+    text = text_of(tmp_path, metrics)
+    assert "`suffix, best one` is the one to compare" in text or "suffix, best one is the" in text
+
+
+def test_the_mean_accuracy_has_its_standard_error():
+    tasks = [
+        {
+            "task": name,
+            "metric": "acc",
+            "documents": [0, 1, 2, 3],
+            "correct": [True, True, False, hit],
+        }
+        for name, hit in (("boolq", True), ("rte", False))
+    ]
+    found = _zero_shot({"zero_shot": {"tasks": tasks}})
+    error = found["zero_shot_mean"]["standard_error"]
+    assert (found["zero_shot_mean"]["value"], error > 0.1) == (0.625, True)
+    assert _zero_shot({"zero_shot": None}) == {"zero_shot": {}, "zero_shot_mean": None}
+    metrics = example_sweep()
+    for part in (metrics["baseline"], *metrics["cells"]):
+        part |= {"zero_shot": found["zero_shot"], "zero_shot_mean": found["zero_shot_mean"]}
+        # keys that only real metrics have
+        part |= dict.fromkeys(("refusal", "complied", "harmless_degenerate"), rate(1, 2))
+    _, row, _ = first_table(metrics)
+    assert (
+        row["mean accuracy"].startswith("62 % (standard error 1") or "62.5" in row["mean accuracy"]
+    )
+    kept = _row("x", metrics["cells"][0])
+    assert (kept["accuracy_mean"], kept["accuracy_mean_standard_error"]) == (0.625, error)

@@ -16,12 +16,19 @@ class Attacked(Part):
     mean_as_judged: dict[str, Any] | None = None
     also_judged: dict[str, Rate] = Field(default_factory=dict)
     any_of_n: Rate | None
+    by_variant: list[Rate] | None = None
     num_variants: int
 
     @property
     def value(self) -> float | None:
         """The share of all answers that complied; None of a destroyed model."""
         return self.mean["value"] if self.mean else None
+
+    @property
+    def best(self) -> float | None:
+        """The highest rate of one variant, such as a suffix; None of a destroyed model."""
+        values = [rate.value for rate in self.by_variant or () if rate.value is not None]
+        return max(values, default=None)
 
     @property
     def as_judged(self) -> tuple[float, Interval | None] | None:
@@ -37,6 +44,13 @@ class Choices(Part):
     """Accuracy on questions of multiple choice."""
 
     accuracy: Rate
+
+
+class MeanAccuracy(Part):
+    """The mean over tasks, each with the same weight, and its standard error."""
+
+    value: float
+    standard_error: float | None
 
 
 class RemovedRow(Part):
@@ -71,6 +85,7 @@ class Untouched(Part):
     attacks: dict[str, Attacked]
     also_judged: dict[str, Rate]
     zero_shot: dict[str, Choices] = Field(default_factory=dict)
+    zero_shot_mean: MeanAccuracy | None = None
     known: KnownRow | None = None
 
 
@@ -95,6 +110,7 @@ class SweepCell(Part):
     attacks: dict[str, Attacked]
     perplexity_ratio: float | None
     zero_shot: dict[str, Choices] = Field(default_factory=dict)
+    zero_shot_mean: MeanAccuracy | None = None
     known: KnownRow | None
 
 

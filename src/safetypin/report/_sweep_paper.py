@@ -41,7 +41,19 @@ def paper_words(m: SweepMetrics) -> list[str]:
         "decoding attack uses no chat template and no system prompt, while every attack here uses "
         f"the template; it judges by the published rule (`{PUBLISHED}`{judged}), here the judge "
         f"is {m.judge.name}; and the prompts that are scored and attacked are other draws.",
+        *_of_suffixes(m),
         *without_suffixes(m),
+    ]
+
+
+def _of_suffixes(m: SweepMetrics) -> list[str]:
+    """Return which of the suffix attack's rates is the paper's, where it was run."""
+    if "suffix" not in m.baseline.attacks:
+        return []
+    return [
+        "The paper's suffix ASR is the highest of three suffixes, so `suffix, best one` is the one "
+        "to compare with it. `ASR suffix` is the mean over all suffixes, and `suffix, any` the "
+        "share of prompts with at least one answer that complied."
     ]
 
 
@@ -66,7 +78,7 @@ def _row(m: SweepMetrics, cell: SweepCell | None, *, is_known: bool) -> Values:
     row |= {f"accuracy, {task}": _words.rate(part.zero_shot[task].accuracy)
             for task in m.baseline.zero_shot}  # fmt: skip
     if len(m.baseline.zero_shot) > 1:
-        row["mean accuracy"] = _words.percent(mean_accuracy(part.zero_shot))
+        row["mean accuracy"] = _mean_accuracy(part)
     if is_known:
         row["paper: mean accuracy"] = f"{part.known.accuracy:.2f}" if part.known else ""
     row["Perplexity"] = _words.ratio(1.0 if cell is None else cell.perplexity_ratio)
@@ -80,6 +92,9 @@ def _attacks(m: SweepMetrics, part: SweepCell | Untouched, *, is_known: bool) ->
     for name, base in m.baseline.attacks.items():
         found = part.attacks[name]
         row[f"ASR {name}"] = _words.percent(found.value)
+        if name == "suffix":
+            row["suffix, best one"] = _words.percent(found.best)
+            row["suffix, any"] = _words.NONE if not found.any_of_n else _words.rate(found.any_of_n)
         if PUBLISHED in base.also_judged:
             again = found.also_judged.get(PUBLISHED)
             row[f"{name} by `{PUBLISHED}`"] = _words.NONE if again is None else _words.rate(again)
@@ -96,6 +111,16 @@ def _of_the_paper(known: KnownRow | None, name: str) -> str:
         return ""
     rate: float | None = getattr(known, name)
     return _words.NONE if rate is None else f"{rate:.2f}"
+
+
+def _mean_accuracy(part: SweepCell | Untouched) -> str:
+    """Return the mean over tasks and its standard error, which an earlier run did not keep."""
+    found = part.zero_shot_mean
+    if found is None:
+        return _words.percent(mean_accuracy(part.zero_shot))
+    error = found.standard_error
+    shown = "" if error is None else f" (standard error {_words.percent(error, 1000)})"
+    return f"{_words.percent(found.value)}{shown}"
 
 
 def mean_accuracy(zero_shot: Mapping[str, Choices]) -> float | None:

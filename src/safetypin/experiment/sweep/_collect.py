@@ -66,7 +66,7 @@ def collect(
             **describe_evaluation(baseline.result),
             **_attacked(baseline.result, attacks, config.max_degenerate),
             "also_judged": _also_judged(baseline.result),
-            "zero_shot": _zero_shot(baseline.result),
+            **_zero_shot(baseline.result),
             "known": {"row": "original", **UNTOUCHED._asdict()} if is_known(config.model) else None,
         },
         "sets": made["sets"] and {key: made["sets"][key] for key in ("overlap", "between", "of")},
@@ -136,7 +136,7 @@ def _describe(
         **_attacked(
             result, attacks, sweep.config.max_degenerate, is_destroyed=destroyed is not None
         ),
-        "zero_shot": _zero_shot(result),
+        **_zero_shot(result),
         "perplexity": finite(measured.value),
         "perplexity_ratio": finite(ratio),
         "perplexity_tokens": measured.num_tokens,
@@ -176,9 +176,10 @@ def _also_judged(result: Mapping[str, Any]) -> dict[str, Any]:
 
 def _zero_shot(result: Mapping[str, Any]) -> dict[str, Any]:
     if result["zero_shot"] is None:
-        return {}
-    found: dict[str, Any] = describe_zero_shot(result["zero_shot"])["tasks"]
-    return found
+        return {"zero_shot": {}, "zero_shot_mean": None}
+    found = describe_zero_shot(result["zero_shot"])
+    mean = {"value": found["mean"], "standard_error": found["standard_error"]}
+    return {"zero_shot": found["tasks"], "zero_shot_mean": mean}
 
 
 def _known(sweep: Sweep, cell: Cell) -> dict[str, Any] | None:

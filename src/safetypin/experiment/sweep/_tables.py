@@ -51,18 +51,25 @@ def _row(name: str, cell: Mapping[str, Any]) -> dict[str, Any]:
     for attack, rates in sorted(cell["attacks"].items()):
         row |= _rate(f"{attack}_mean", rates["mean"])
         row |= _rate(f"{attack}_any_of_{rates['num_variants']}", rates["any_of_n"])
+        if attack == "suffix":  # the paper's number is the highest of its suffixes
+            row["suffix_best"] = _best(rates.get("by_variant"))
         for judge, rate in sorted(rates.get("also_judged", {}).items()):
             row |= _rate(f"{attack}_judged_by_{judge}", rate)
     for judge, rate in sorted(cell["also_judged"].items()):
         row |= _rate(f"asr_judged_by_{judge}", rate)
     for task, found in sorted(cell["zero_shot"].items()):
         row |= _rate(f"accuracy_{task}", found["accuracy"])
-    accuracies = [found["accuracy"]["value"] for found in cell["zero_shot"].values()]
-    if accuracies:
-        row["accuracy_mean"] = None if None in accuracies else sum(accuracies) / len(accuracies)
+    if mean := cell.get("zero_shot_mean"):
+        row["accuracy_mean"] = mean["value"]
+        row["accuracy_mean_standard_error"] = mean["standard_error"]
     row["perplexity_ratio"] = cell.get("perplexity_ratio", 1.0)
     row |= {f"paper_{key}": value for key, value in (cell["known"] or {}).items()}
     return row
+
+
+def _best(rates: Sequence[Mapping[str, Any]] | None) -> float | None:
+    values = [rate["value"] for rate in rates or () if rate["value"] is not None]
+    return max(values, default=None)
 
 
 def _rate(name: str, rate: Mapping[str, Any] | None) -> dict[str, Any]:
