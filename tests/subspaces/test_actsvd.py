@@ -198,3 +198,14 @@ def test_projector_of_the_reference_is_idempotent():
     ranks = sp.actsvd(build("llama"), make_batches(examples(12), 4), rank=3)
     once = projector(ranks.directions[DOWN])
     assert torch.allclose(once @ once, once, atol=1e-6)
+
+
+@pytest.mark.parametrize("rank", [0, 2, 0.5])
+def test_as_many_random_ranks_as_are_asked_for_are_drawn(rank):
+    model = build("llama")
+    ranks = sp.actsvd(model, make_batches(examples(12), 4))
+    drawn = random_ranks(ranks, seed=0, model=model, rank=rank)
+    for name, directions in drawn.directions.items():
+        count = ranks.count(name, rank)
+        assert directions.shape == (ranks.directions[name].shape[0], count)
+        assert torch.allclose(directions.T @ directions, torch.eye(count), atol=1e-5)

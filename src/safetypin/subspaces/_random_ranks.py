@@ -10,10 +10,16 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from safetypin.artifacts import RankBasis, tensor_hash
+from safetypin.artifacts import Rank, RankBasis, tensor_hash
 
 
-def random_ranks(like: RankBasis, *, seed: int, model: PreTrainedModel | None = None) -> RankBasis:
+def random_ranks(
+    like: RankBasis,
+    *,
+    seed: int,
+    model: PreTrainedModel | None = None,
+    rank: Rank | None = None,
+) -> RankBasis:
     """Draw uniformly random orthonormal directions, as many of each weight as `like` has.
 
     Args:
@@ -22,13 +28,18 @@ def random_ranks(like: RankBasis, *, seed: int, model: PreTrainedModel | None = 
         model: The model of `like`. Of a matrix with more outputs than inputs, directions are then
             drawn from its column space, where the ranks of `like` lie too: random ones of the
             whole output space, as without a model, take less of what the matrix writes.
+        rank: How many of each weight, a number or a share; as many as `like` has where None. The
+            few directions of a large matrix are drawn in a fraction of the time.
     """
     directions = {}
     for name, known in like.directions.items():
+        count = known.shape[1]
+        if rank is not None:
+            count = min(count, like.count(name, rank))
         weight = None if model is None else model.get_parameter(name).detach()
         if weight is not None and name in like.transposed:
             weight = weight.T
-        directions[name] = _drawn(f"{seed} {name}", tuple(known.shape), weight)
+        directions[name] = _drawn(f"{seed} {name}", (known.shape[0], count), weight)
     return dataclasses.replace(
         like,
         directions=directions,

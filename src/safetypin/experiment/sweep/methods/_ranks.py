@@ -60,7 +60,7 @@ class Ranks(Method):
 
     def control(self, prepared: Prepared, size: str, cell: str, seed: int, match: str) -> Removal:
         rank = self._options(size)["rank"]
-        return _without(prepared, _random(prepared, seed), {"rank": rank})
+        return _without(prepared, _random(prepared, seed, rank), {"rank": rank})
 
 
 class Projection(Method):
@@ -106,7 +106,8 @@ class Projection(Method):
         return _without(prepared, prepared.ranks("safety"), self._options(prepared, size))
 
     def control(self, prepared: Prepared, size: str, cell: str, seed: int, match: str) -> Removal:
-        return _without(prepared, _random(prepared, seed), self._options(prepared, size))
+        drawn = _random(prepared, seed, self.pair(size)[1])
+        return _without(prepared, drawn, self._options(prepared, size))
 
 
 def _check_ranks(
@@ -140,8 +141,8 @@ def _rank(rank: Rank) -> str:
     return f"{rank:g}" if isinstance(rank, int) else f"{100 * rank:g}%"
 
 
-def _random(prepared: Prepared, seed: int) -> RankBasis:
-    return random_ranks(prepared.ranks("safety"), seed=seed, model=prepared.model)
+def _random(prepared: Prepared, seed: int, rank: Rank) -> RankBasis:
+    return random_ranks(prepared.ranks("safety"), seed=seed, model=prepared.model, rank=rank)
 
 
 def _without(prepared: Prepared, ranks: RankBasis, options: Mapping[str, Any]) -> Removal:
