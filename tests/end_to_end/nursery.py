@@ -75,6 +75,8 @@ def live(job, main):
     for stream in (1, 2):
         os.dup2(log, stream)
     sys.argv = ["safetypin", *job["words"]]
+    # where the tests are run in the background of a shell, SIGINT is ignored from the start
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if job["trap"]:
         set_trap(job["trap"])
     try:

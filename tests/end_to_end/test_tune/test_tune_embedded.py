@@ -18,10 +18,10 @@ def test_the_embedded_model_is_tuned_with_its_own_set_frozen(command, tmp_path):
     ]
     data = tmp_path / "sums.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    sizes = {"safety": 10, "utility": 10, "attack": 8, "harmless": 4, "borderline": 4, "text": 2}
+    sizes = {"safety": 8, "utility": 8, "attack": 6, "harmless": 2, "borderline": 2, "text": 1}
     words = [word for kind, size in sizes.items() for word in (f"--num-{kind}", size)]
     words += ["--data", data, "--protect", "freeze", "--eval-fraction", "0.2"]
-    words += ["--max-new-tokens", "12", "--max-steps", "2", "--batch-size", "2"]
+    words += ["--max-new-tokens", "10", "--max-steps", "2", "--batch-size", "2"]
     words += ["--accumulation", "1", "--gate", "asr<=0.5", "--gate", "task_perplexity_ratio<1"]
     out = tmp_path / "out"
     ended = command("tune", "smollm2-aligned", *words, "--out", out, "-q")
