@@ -7,6 +7,7 @@ state, is left out. Rows are worked sums cut at 96 tokens, of which the request 
 """
 
 import argparse
+import itertools
 import statistics
 import time
 from unittest.mock import patch
@@ -32,7 +33,7 @@ def steps(kind: str, training: Training, *, own: bool) -> list[float]:
             training=training,
             on_step=lambda *_: ended.append(time.perf_counter()),
         )
-    return [after - before for before, after in zip(ended, ended[1:], strict=False)]
+    return [after - before for before, after in itertools.pairwise(ended)]
 
 
 def main() -> None:
