@@ -179,7 +179,7 @@ def test_a_setting_that_does_nothing_is_refused(write, tmp_path, settings, words
 )
 def test_only_a_control_of_weights_is_matched_in_magnitude(write, method):
     control = '[methods.odd]\nkind = "random"\nlike = "it"\nmatch = "magnitude"\n'
-    with pytest.raises(UserError, match="which is for weights; it removes"):
+    with pytest.raises(UserError, match="which is for weights; it removes no"):
         read_sweep(write(f"[methods.it]\n{method}\n{control}"))
 
 

@@ -270,7 +270,7 @@ def _check_likes(path: Path, methods: Mapping[str, Method]) -> None:
         if method.match == "magnitude" and methods[method.like].scorer is None:
             raise UserError(
                 f"{path}: [methods.{name}] has match = 'magnitude', which is for weights; "
-                f"{method.like} removes {methods[method.like].kind}, so leave it out"
+                f"{method.like} removes no single ones, so leave it out"
             )
         sizes = methods[method.like].sizes
         if odd := [size for size in method.only if size not in sizes]:
