@@ -317,7 +317,7 @@ def test_the_best_suffix_stands_beside_the_papers(tmp_path):
     )  # fmt: skip
     assert _best(suffix["by_variant"]) == 0.4
     text = text_of(tmp_path, metrics)
-    assert "`suffix, best one` is the one to compare" in text or "suffix, best one is the" in text
+    assert "suffix, best one` is the one" in text
 
 
 def test_the_mean_accuracy_has_its_standard_error():
@@ -340,8 +340,6 @@ def test_the_mean_accuracy_has_its_standard_error():
         # keys that only real metrics have
         part |= dict.fromkeys(("refusal", "complied", "harmless_degenerate"), rate(1, 2))
     _, row, _ = first_table(metrics)
-    assert (
-        row["mean accuracy"].startswith("62 % (standard error 1") or "62.5" in row["mean accuracy"]
-    )
+    assert row["mean accuracy"] == f"62 % (standard error {100 * error:.1f} %)"
     kept = _row("x", metrics["cells"][0])
     assert (kept["accuracy_mean"], kept["accuracy_mean_standard_error"]) == (0.625, error)
