@@ -13,7 +13,7 @@ from safetypin.experiment.sweep._tables import _best, _row
 from safetypin.report import write_report
 from safetypin.report._read import parse
 from safetypin.report._style import PAPER
-from safetypin.report._sweep_figures import size_picture, utility_picture
+from safetypin.report._sweep_figures import accuracy_picture, size_picture, utility_picture
 from safetypin.report._sweep_metrics import SweepMetrics
 from safetypin.report._sweep_paper import paper_table
 from safetypin.report._sweep_words import carrying, headline, judge_points, spread
@@ -218,6 +218,23 @@ def test_a_cell_that_only_an_attack_destroys_is_hollow_in_that_panel_alone():
     panels = points_of(utility_picture(parsed(metrics)))
     hollow = [[is_hollow for _, is_hollow in points].count(True) for _, points in panels]
     assert hollow == [1, 2]
+
+
+def test_attacks_stand_against_zero_shot_accuracy_where_it_was_measured(tmp_path):
+    metrics = example_sweep()
+    assert accuracy_picture(parsed(metrics)) is None
+    metrics["baseline"]["zero_shot_mean"] = {"value": 0.5, "standard_error": 0.02}
+    for place, cell in enumerate(metrics["cells"]):
+        cell["zero_shot_mean"] = {"value": 0.3 + 0.02 * place, "standard_error": 0.02}
+    figure = Canvas(figsize=(6, 6))
+    accuracy_picture(parsed(metrics)).draw(figure)
+    for axes in figure.axes:
+        drawn = {float(line.get_xdata()[0]) for line in axes.lines if len(line.get_xdata()) == 1}
+        assert sorted(drawn) == pytest.approx([0.3 + 0.02 * place for place in range(6)])
+        assert axes.get_xlabel() == "mean zero-shot accuracy"
+    assert "against the mean accuracy on the zero-shot tasks" in text_of(tmp_path, metrics)
+    assert (tmp_path / "accuracy.svg").is_file()
+    assert (tmp_path / "accuracy.png").is_file()
 
 
 def test_every_panel_shows_the_untouched_model():

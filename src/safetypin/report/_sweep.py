@@ -12,8 +12,9 @@ from safetypin.report import _words
 from safetypin.report._console import print_judge
 from safetypin.report._findings import Fact, Figure, Section, Table, findings_page
 from safetypin.report._html import write_page
+from safetypin.report._picture import Picture
 from safetypin.report._read import METRICS_FILE, parse, read
-from safetypin.report._sweep_figures import size_picture, utility_picture
+from safetypin.report._sweep_figures import accuracy_picture, size_picture, utility_picture
 from safetypin.report._sweep_metrics import SweepCell, SweepMetrics, Untouched
 from safetypin.report._sweep_paper import paper_table, paper_words, without_suffixes
 from safetypin.report._sweep_relations import relations
@@ -33,7 +34,7 @@ def write_sweep_report(folder: Path) -> Path:
     """
     metrics = read(folder, "sweep", SweepMetrics)
     if metrics.cells:
-        for picture in (utility_picture(metrics), size_picture(metrics)):
+        for picture, _ in _pictures(metrics):
             picture.save(folder)
     return write_page(folder, sweep_page(metrics))
 
@@ -118,20 +119,40 @@ def _figures(m: SweepMetrics) -> Section:
         heading="Attack success against utility and size",
         words=[m.about],
         figures=[
-            Figure(
-                svg=utility_picture(m).inline(),
-                caption="One point a cell; lines are 95 % intervals (over prompts). A point "
-                "high and to the left is brittle safety; hollow points are destroyed models, at "
-                "what the judge would have said. Grey: as much removed at random. Dashed, with its "
-                "interval: the untouched model.",
-            ),
-            Figure(
-                svg=size_picture(m).inline(),
-                caption="The same cells against the share of weights, ranks or heads that is "
-                "removed: a row for every attack.",
-            ),
+            Figure(svg=picture.inline(), caption=caption) for picture, caption in _pictures(m)
         ],
     )
+
+
+def _pictures(m: SweepMetrics) -> list[tuple[Picture, str]]:
+    """Return the figures with what is said below them."""
+    accuracy = accuracy_picture(m)
+    return [
+        (
+            utility_picture(m),
+            "One point a cell; lines are 95 % intervals (over prompts). A point high and to the "
+            "left is brittle safety; hollow points are destroyed models, at what the judge would "
+            "have said. Grey: as much removed at random. Dashed, with its interval: the untouched "
+            "model.",
+        ),
+        *(
+            [
+                (
+                    accuracy,
+                    "The same cells against the mean accuracy on the zero-shot tasks, as Wei et "
+                    "al. draw it: here brittle safety is high and to the right. The vertical line "
+                    "is the untouched model's.",
+                )
+            ]
+            if accuracy
+            else []
+        ),
+        (
+            size_picture(m),
+            "The same cells against the share of weights, ranks or heads that is removed: a row "
+            "for every attack.",
+        ),
+    ]
 
 
 def _paper_tables(m: SweepMetrics) -> list[Section]:

@@ -9,9 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from safetypin.report._picture import Picture
-from safetypin.report._style import GRID, INK, PAPER, SOFT, STRONG, light_grid
+from safetypin.report._style import GRID, INK, PAPER, SOFT, light_grid
 from safetypin.report._sweep_metrics import (
-    RankOverlap,
     SweepCell,
     SweepMethod,
     SweepMetrics,
@@ -36,6 +35,45 @@ ByCell = Callable[[SweepCell], Point | None]
 
 def utility_picture(metrics: SweepMetrics) -> Picture:
     """Return the ASR against what the change cost in language, one panel an attack."""
+    return _against(
+        metrics,
+        "utility",
+        "Attack success against perplexity, every cell of the sweep; the numbers are in the "
+        "table of all cells",
+        _cost_point,
+        _cost_axis,
+    )
+
+
+def accuracy_picture(metrics: SweepMetrics) -> Picture | None:
+    """Return the ASR against mean zero-shot accuracy, as Wei et al. draw it; None without tasks."""
+    untouched = metrics.baseline.zero_shot_mean
+    if untouched is None:
+        return None
+
+    def axis(axes: Axes) -> None:
+        axes.axvline(untouched.value, color=GRID, linewidth=0.8, zorder=0)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.0f}\u00a0%"))
+        axes.set_xlabel("mean zero-shot accuracy")
+
+    return _against(
+        metrics,
+        "accuracy",
+        "Attack success against mean zero-shot accuracy, every cell of the sweep; the numbers are "
+        "in the tables of the paper's form",
+        _accuracy_point,
+        axis,
+    )
+
+
+def _against(
+    metrics: SweepMetrics,
+    name: str,
+    title: str,
+    point: Callable[..., Point | None],
+    axis: Callable[[Axes], None],
+) -> Picture:
+    """Return the ASR against what else the change did, one panel an attack."""
     attacks = [VANILLA, *metrics.baseline.attacks]
     columns = 2 if len(attacks) in (2, 4) else min(len(attacks), 3)
     rows = math.ceil(len(attacks) / columns)
@@ -43,15 +81,14 @@ def utility_picture(metrics: SweepMetrics) -> Picture:
     def draw(figure: Figure) -> None:
         for place, attack in enumerate(attacks):
             axes = figure.add_subplot(rows, columns, place + 1)
-            _panel(axes, metrics, attack, partial(_cost_point, attack=attack))
-            _cost_axis(axes)
+            _panel(axes, metrics, attack, partial(point, attack=attack))
+            axis(axes)
             axes.set_title(_attack_title(metrics, attack), fontsize=9, loc="left")
         _legend(figure, metrics)
 
     return Picture(
-        name="utility",
-        title="Attack success against perplexity, every cell of the sweep; the numbers are in the "
-        "table of all cells",
+        name=name,
+        title=title,
         width=3.1 * columns + 0.3,
         height=2.7 * rows + 0.18 * _legend_rows(metrics) + 0.3,
         draw=draw,
@@ -85,36 +122,6 @@ def size_picture(metrics: SweepMetrics) -> Picture:
     )
 
 
-def similarity_picture(ranks: RankOverlap) -> Picture:
-    """Return how alike safety and utility directions are, by layer, with chance and floor."""
-    layers = [row.layer for row in ranks.by_layer]
-
-    def draw(figure: Figure) -> None:
-        axes = figure.add_axes((0.1, 0.2, 0.88, 0.76))
-        light_grid(axes)
-        lines = {
-            "noise_floor": ("s-", SOFT, 0.9),
-            "chance": ("--", SOFT, 0.9),
-            "similarity": ("o-", STRONG, 1.4),
-        }
-        for name, (look, colour, width) in lines.items():
-            values = [getattr(row, name) for row in ranks.by_layer]
-            known = [math.nan if value is None else value for value in values]
-            axes.plot(layers, known, look, color=colour, linewidth=width, markersize=3.4)
-        axes.set_ylim(0, 1.02)
-        axes.set_xlabel("layer")
-        axes.set_ylabel("similarity")
-
-    return Picture(
-        name="similarity",
-        title="Similarity of the safety and utility directions by layer, with its chance level "
-        "and its noise floor",
-        width=5.2,
-        height=2.7,
-        draw=draw,
-    )
-
-
 def _attack_title(metrics: SweepMetrics, attack: str) -> str:
     if attack == VANILLA:
         return "bare request"
@@ -141,6 +148,11 @@ def _cost_point(cell: SweepCell, attack: str) -> Point | None:
         return None
     ratio = MOST if cell.perplexity_ratio is None else min(cell.perplexity_ratio, MOST)
     return ratio, rate[0], rate[1]
+
+
+def _accuracy_point(cell: SweepCell, attack: str) -> Point | None:
+    rate, mean = _rate_of(cell, attack), cell.zero_shot_mean
+    return None if rate is None or mean is None else (mean.value, rate[0], rate[1])
 
 
 def _size_point(cell: SweepCell, attack: str, unit: str) -> Point | None:

@@ -1,13 +1,18 @@
 """How the sets and ranks of a sweep relate to each other."""
 
+import math
 from collections.abc import Sequence
+
+from matplotlib.figure import Figure as Canvas
 
 from safetypin.report import _words
 from safetypin.report._findings import Figure, Section, Table
 from safetypin.report._maps import map_picture, overlap_figure
-from safetypin.report._sweep_figures import similarity_picture
+from safetypin.report._picture import Picture
+from safetypin.report._style import SOFT, STRONG, light_grid
 from safetypin.report._sweep_metrics import (
     MatrixOverlap,
+    RankOverlap,
     SweepMetrics,
     SweepSets,
     TopsOverlap,
@@ -126,3 +131,33 @@ def _between(m: SweepMetrics, names: Sequence[str], key: str, label: str) -> Tab
             ]
         rows.append((f"{name} ({m.sets.of[name].removeprefix(name + '-')})", *shown))
     return Table(label=label, columns=("Method", *names), rows=rows, titled=True)
+
+
+def similarity_picture(ranks: RankOverlap) -> Picture:
+    """Return how alike safety and utility directions are, by layer, with chance and floor."""
+    layers = [row.layer for row in ranks.by_layer]
+
+    def draw(figure: Canvas) -> None:
+        axes = figure.add_axes((0.1, 0.2, 0.88, 0.76))
+        light_grid(axes)
+        lines = {
+            "noise_floor": ("s-", SOFT, 0.9),
+            "chance": ("--", SOFT, 0.9),
+            "similarity": ("o-", STRONG, 1.4),
+        }
+        for name, (look, colour, width) in lines.items():
+            values = [getattr(row, name) for row in ranks.by_layer]
+            known = [math.nan if value is None else value for value in values]
+            axes.plot(layers, known, look, color=colour, linewidth=width, markersize=3.4)
+        axes.set_ylim(0, 1.02)
+        axes.set_xlabel("layer")
+        axes.set_ylabel("similarity")
+
+    return Picture(
+        name="similarity",
+        title="Similarity of the safety and utility directions by layer, with its chance level "
+        "and its noise floor",
+        width=5.2,
+        height=2.7,
+        draw=draw,
+    )
