@@ -89,7 +89,14 @@ def test_the_paper_scale_has_the_papers_rows():
     assert {(0.01, 0.01), (0.02, 0.04), (0.05, 0.05), (0.06, 0.06)} <= set(grid)
 
 
-@pytest.mark.parametrize("model", ["meta-llama/Llama-2-7b-chat-hf", "/models/Llama-2-7b-chat/"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        "meta-llama/Llama-2-7b-chat-hf",
+        "meta-llama/Llama-2-7b-chat-hf@main",
+        "/models/Llama-2-7b-chat/",
+    ],
+)
 def test_the_papers_model_is_known_wherever_it_lies(model):
     assert is_known(model)
 

@@ -8,6 +8,7 @@ from pathlib import PurePath
 from typing import NamedTuple
 
 from safetypin.artifacts import Rank
+from safetypin.models import split_revision
 
 MODELS = ("llama-2-7b-chat", "llama-2-7b-chat-hf")  # a fine-tune has them in a longer name
 
@@ -49,7 +50,7 @@ PROJECTION: dict[tuple[Rank, Rank], Known] = {
 
 def is_known(model: str) -> bool:
     """Whether the paper's tables are of this model."""
-    return PurePath(model).name.lower() in MODELS
+    return PurePath(split_revision(model)[0]).name.lower() in MODELS
 
 
 def known(model: str, kind: str, pair: tuple[Rank, Rank]) -> tuple[str, Known] | None:
